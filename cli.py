@@ -1,0 +1,388 @@
+"""The three commands: parsing, progress, exit codes, nothing else.
+
+Exit codes: 0 done, 1 findings, 2 wrong usage or something that the user can fix, 130 interrupted.
+What is heavy is imported by the command that needs it, so that `--help` and a hook are instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from inspect import getdoc
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+import click
+
+from phi3v.schema.errors import UserError, require
+
+if TYPE_CHECKING:
+    from phi3v.schema import Finding
+
+FINDINGS, UNUSABLE, INTERRUPTED = 1, 2, 130
+SECONDS_BETWEEN_LINES = 5.0
+
+# --out-dir is taken for --out_dir.
+SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+}
+
+
+def data_main() -> NoReturn:
+    """Run `phi3v-data`."""
+    _run(data)
+
+
+def train_main() -> NoReturn:
+    """Run `phi3v-train`."""
+    _run(train_command())
+
+
+def model_main() -> NoReturn:
+    """Run `phi3v-model`."""
+    _run(model)
+
+
+def _run(command: click.Command) -> NoReturn:
+    try:
+        code = command.main(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        code = UNUSABLE
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        code = FINDINGS
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# ------------------------------------------------------------------------------------------ options from dataclasses
+
+
+def options_of(settings: type) -> list[click.Option]:
+    """Return a dataclass's `Annotated[type, "help"]` fields as options of the same names."""
+    hints = get_type_hints(settings, include_extras=True)
+    return [_option(field, *get_args(hints[field.name])) for field in fields(settings) if field.init]
+
+
+def _option(field: Field[Any], kind: Any, text: str) -> click.Option:
+    required = field.default is MISSING
+    if get_origin(kind) in {UnionType, Annotated}:
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    name = f"--{field.name}"
+    if kind is bool:
+        names = f"{name}/--no_{field.name}" if field.default else name
+        return click.Option([names], is_flag=True, default=field.default, help=text, show_default=bool(field.default))
+    types: dict[Any, Any] = {Path: click.Path(path_type=Path)}
+    param = click.Choice(get_args(kind)) if get_origin(kind) is Literal else types.get(kind, kind)
+    default = None if required else field.default
+    return click.Option(
+        [name], type=param, default=default, required=required, help=text, show_default=default is not None
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+
+class Progress:
+    """Shows how far work has come: a bar on a terminal, else a line every few seconds; nothing once it is done.
+
+    It starts with the first count and starts anew when a count falls, so that others can print in between.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._done = 0
+        self._last = 0.0
+        self._bar: Any = None
+
+    def show(self, done: int, total: int | None = None) -> None:
+        """Say that `done` are done, of `total` if it is known."""
+        if self._done == 0 or done < self._done:
+            self._start(total)
+        self._done = done
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            click.echo(f"{self._what}: {done}{f' of {total}' if total else ''}", err=True)
+        if done == total:
+            self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+        self._bar, self._done = None, 0
+
+    def _start(self, total: int | None) -> None:
+        self._last = time.monotonic()
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._bar.add_task(self._what, total=total)
+        self._bar.start()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+# ---------------------------------------------------------------------------------------------------------- phi3v-data
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(package_name="phi3v")
+def data() -> None:
+    r"""Turn published data into one JSONL of conversations, and prove that it is right.
+
+    \b
+    Examples:
+      phi3v-data convert ucf101 --src_dir UCF-101 --out_dir data
+      phi3v-data validate data
+    """
+
+
+class Converters(click.Group):
+    """One command a converter, made from its module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """Return the converters' names."""
+        from phi3v.converters.registry import CONVERTERS
+
+        return sorted(CONVERTERS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002  # click's signature
+        """Return the command of a converter."""
+        from phi3v.converters.registry import converter
+
+        module = converter(cmd_name)
+        example = f"\b\nExample:\n  phi3v-data convert {cmd_name} --src_dir DIR --out_dir data"
+        own = [
+            click.Option(
+                ["--out_dir"], type=click.Path(path_type=Path), required=True, help="Where the records and images/ go."
+            ),
+            click.Option(["--overwrite"], is_flag=True, help="Replace an earlier conversion in --out_dir."),
+        ]
+
+        def run(out_dir: Path, overwrite: bool, **options: Any) -> None:  # noqa: FBT001  # click passes by name
+            _convert(cmd_name, module.Options(**options), out_dir, overwrite=overwrite)
+
+        return click.Command(
+            cmd_name,
+            callback=run,
+            params=[*own, *options_of(module.Options)],
+            help="\b\n" + (getdoc(module) or "").replace("\n\n", "\n\n\b\n"),  # \\b: keep the lines as they are
+            short_help=module.SUMMARY,
+            epilog=example,
+        )
+
+
+@data.command(cls=Converters)
+def convert() -> None:
+    """Convert a data set to <out_dir>/<name>_{train,val,test}.jsonl and <out_dir>/images/."""
+
+
+def _convert(name: str, options: Any, out_dir: Path, *, overwrite: bool) -> None:
+    from phi3v.converters import convert as records
+
+    counts: Counter[str] = Counter()
+    with Progress(f"converting {name}") as progress:
+        for record in records(name, options, out_dir=out_dir, overwrite=overwrite):
+            counts[record.id.split("-")[0]] += 1
+            progress.show(counts.total())
+    for split, count in counts.items():
+        click.echo(f"{out_dir / f'{name}_{split}.jsonl'}: {count} records")
+    click.echo(f"check it with: phi3v-data validate {out_dir}")
+
+
+@data.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE|DIR ...")
+@click.option(
+    "--image_root",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Where image paths start. [default: images/ beside each file]",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the report."
+)
+def validate(paths: Sequence[Path], image_root: Path | None, form: Literal["text", "json"]) -> None:
+    r"""Check JSONL files: syntax, schema, rules, unique ids, images.
+
+    A folder stands for its *.jsonl files, and ids are unique across them. Exits with 1 if there is a finding.
+
+    \b
+    Examples:
+      phi3v-data validate data
+      phi3v-data validate --format json train.jsonl
+    """
+    from phi3v.schema.report import report
+
+    counts: Counter[str] = Counter()
+    for part in report(_findings(paths, image_root, counts), form):
+        click.echo(part, nl=False)
+    found = {code: count for code, count in counts.items() if code not in {"files", "records"}}
+    state = ", ".join(f"{count} {code}" for code, count in sorted(found.items())) or "no findings"
+    click.echo(f"{counts['records']} records in {counts['files']} files: {state}", err=True)
+    if found:
+        _echo_fixes(found)
+        raise click.exceptions.Exit(FINDINGS)
+
+
+def _findings(paths: Iterable[Path], image_root: Path | None, counts: Counter[str]) -> Iterator[Finding]:
+    """Yield all findings, counting them by code, and files and records beside."""
+    from phi3v.schema import Checker
+    from phi3v.schema.check import jsonl_files
+
+    for path in paths:
+        checker = Checker(image_root=image_root)
+        for file in jsonl_files(path) if path.is_dir() else [path]:
+            counts["files"] += 1
+            for finding in checker.check(file):
+                counts[finding.code] += 1
+                yield finding
+        counts["records"] += checker.records
+
+
+def _echo_fixes(codes: Iterable[str]) -> None:
+    from phi3v.schema import CODES
+
+    for code in sorted(codes):
+        click.echo(f"  fix {code}: {CODES[code].fix}", err=True)
+
+
+@data.command()
+def schema() -> None:
+    """Print the JSON Schema of a record."""
+    from phi3v.schema.check import schema_text
+
+    click.echo(schema_text(), nl=False)
+
+
+# --------------------------------------------------------------------------------------------------------- phi3v-train
+
+
+def train_command() -> click.Command:
+    """Return `phi3v-train`, its options read from the configuration."""
+    from phi3v.trainer.config import TrainConfig
+
+    text = """Fine-tune Phi-3-vision or Phi-3.5-vision on a converted folder.
+
+    Scores the model before and after on *_val.jsonl, and saves it with its processor.
+
+    \b
+    Examples:
+      phi3v-train --data_dir data --output_dir run --use_lora --bf16
+      phi3v-train --data_dir data --output_dir run --model_name_or_path tiny   # no GPU, no download
+      torchrun --nproc_per_node 8 -m phi3v.trainer --data_dir data --output_dir run
+    """
+    params: list[click.Parameter] = list(options_of(TrainConfig))
+    return click.Command("phi3v-train", callback=_train, params=params, help=text, context_settings=SETTINGS)
+
+
+def _train(**options: Any) -> None:
+    from phi3v.trainer.config import TrainConfig
+
+    config = TrainConfig(**options)
+    require("train", "torch", "transformers", "accelerate", *(["peft"] if config.use_lora else []))
+    from phi3v.trainer.run import Answered, Note, Scored, train
+
+    scores = {}
+    with Progress("answering") as progress:
+        for event in train(config):
+            match event:
+                case Note(text):
+                    click.echo(text, err=True)
+                case Answered(done, total):
+                    progress.show(done, total)
+                case Scored(when, accuracy, total):
+                    scores[when] = accuracy
+                    click.echo(f"accuracy {when}: {accuracy:.4f} on {total} samples")
+    if scores.keys() == {"before", "after"}:
+        click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/eval_after.json")
+
+
+# --------------------------------------------------------------------------------------------------------- phi3v-model
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(package_name="phi3v")
+def model() -> None:
+    r"""Use a trained or released model.
+
+    \b
+    Examples:
+      phi3v-model predict --model run --image a.jpg --image b.jpg "What differs?"
+      phi3v-model evaluate --model run --data data/ucf101_test.jsonl
+    """
+
+
+_MODEL = click.option("--model", "name", required=True, help="A folder, an adapter's folder, a hub id, or 'tiny'.")
+_LENGTH = click.option("--max_new_tokens", default=64, show_default=True, help="Longest answer.")
+
+
+@model.command()
+@_MODEL
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="A picture; may be given again.",
+)
+@_LENGTH
+@click.argument("question")
+def predict(name: str, images: Sequence[str], max_new_tokens: int, question: str) -> None:
+    """Answer one question about pictures."""
+    require("train", "torch", "transformers")
+    from phi3v.trainer.answer import answer
+
+    click.echo(answer(name, question, images, max_new_tokens=max_new_tokens))
+
+
+@model.command()
+@_MODEL
+@click.option(
+    "--data",
+    "path",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A labelled JSONL file.",
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the scores and answers go, as JSON."
+)
+@click.option("--batch_size", default=8, show_default=True, help="Samples answered at a time.")
+@_LENGTH
+def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_new_tokens: int) -> None:
+    """Score a model on a labelled JSONL file."""
+    require("train", "torch", "transformers")
+    from phi3v.trainer.answer import answer_file
+    from phi3v.trainer.evaluate import accuracy, write_scores
+
+    predictions = []
+    with Progress("answering") as progress:
+        for prediction in answer_file(name, path, batch_size=batch_size, max_new_tokens=max_new_tokens):
+            predictions.append(prediction)
+            progress.show(len(predictions))
+    if output:
+        write_scores(output, predictions)
+    click.echo(f"accuracy: {accuracy(predictions):.4f} on {len(predictions)} samples")

@@ -1,0 +1,44 @@
+"""Unpack an archive that somebody else made: regular files only, under names that we have checked.
+
+Not covered: limits on count, size and ratio; formats other than tar.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from phi3v.schema import UserError
+
+
+def unpack_tar(archive: Path, folder: Path) -> None:
+    """Unpack the regular files of a tar archive below `folder`; links and devices are left out.
+
+    Not `extractall`: its filters have been escaped again and again.
+
+    Raises:
+        UserError: not a tar archive, a damaged one, or a member that would land outside `folder`.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if not member.isreg():
+                    continue
+                target = folder / _safe_name(archive, member.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = tar.extractfile(member)
+                assert source is not None, "a regular member has content"
+                with source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"cannot unpack it ({error})", where=archive, fix="remove the file, and fetch it again"
+        ) from error
+
+
+def _safe_name(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"member {name!r} leads outside", where=archive, fix="do not trust this archive")
+    return path

@@ -1,0 +1,193 @@
+"""UCF-101: 13,320 clips of 101 human actions, one label a clip.
+
+Source:  https://www.crcv.ucf.edu/data/UCF101.php, about 6.5 GB; without a --src_dir the 10-class subset
+         sayakpaul/ucf101-subset of the hub, 405 clips, 171 MB.
+Licence: none stated; clips from YouTube, for research.
+Layouts: {train,val,test}/<Class>/*.avi (the subset), UCF-101/<Class>/*.avi (the official archive), or all
+         clips in one flat folder, as `unrar e` leaves them.
+Turns:   one; the frames of the clip, then the class list; the answer is the class.
+Splits:  as the folders say; else by group (the g## in v_<Class>_g##_c##.avi), never by clip: clips of one group
+         are cut from one video, and splitting them leaks the test set. Groups 01 to 07 are the test set, as in
+         the official first split, or the official lists say which clips are. The validation set is cut from the
+         training groups of each class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from phi3v.converters.archive import unpack_tar
+from phi3v.converters.base import SPLITS, Draft
+from phi3v.converters.download import hub_file
+from phi3v.converters.images import encode_jpeg
+from phi3v.converters.splits import validation_groups
+from phi3v.converters.ucf101_lists import CLASSES, Entry, read_lists
+from phi3v.converters.video import read_frames
+from phi3v.schema import Turn, UserError
+
+SUMMARY = "UCF-101 action clips, as N frames and a class question"
+MODULES = ("av", "cv2")
+
+CLIP = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d{2})_c\d{2}\.avi", re.IGNORECASE)
+LAST_TEST_GROUP = 7
+SUBSET = ("sayakpaul/ucf101-subset", "UCF101_subset.tar.gz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `phi3v-data convert ucf101` takes."""
+
+    src_dir: Annotated[Path | None, "The unpacked clips; without it the 10-class subset is fetched from the hub."] = (
+        None
+    )
+    split_lists: Annotated[Path | None, "Folder of the official trainlist0N.txt and testlist0N.txt."] = None
+    split: Annotated[Literal["1", "2", "3"], "Which of the official lists."] = "1"
+    val_fraction: Annotated[float, "Share of each class's training groups that becomes the validation split."] = 0.2
+    num_frames: Annotated[int, "Frames taken from each clip, at even distances."] = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One item of the plan."""
+
+    index: int
+    path: Path
+    split: str
+    label: str
+    labels: tuple[str, ...]
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A clip in the source: its class, and its split where the folders tell it."""
+
+    path: Path
+    label: str
+    split: str | None = None
+
+
+def plan(options: Options) -> Iterator[Clip]:
+    """Yield the clips by split, class and name, so that two runs number them alike."""
+    if options.num_frames < 1:
+        raise UserError(f"--num_frames {options.num_frames} takes no frame", fix="give 1 or more")
+    if not 0 <= options.val_fraction < 1:
+        raise UserError(f"--val_fraction {options.val_fraction} is not a share", fix="give 0 (none) or more, below 1")
+    official = read_lists(options.split_lists, options.split) if options.split_lists else {}
+    found = _find(options, official)
+    split_of = _splits(found, official, options.val_fraction)
+    labels = tuple(sorted({clip.label for clip in found}))
+    ordered = sorted(found, key=lambda clip: (SPLITS.index(split_of[clip]), clip.label, clip.path.name))
+    for index, clip in enumerate(ordered):
+        yield Clip(
+            index=index,
+            path=clip.path,
+            split=split_of[clip],
+            label=clip.label,
+            labels=labels,
+            num_frames=options.num_frames,
+        )
+
+
+def render(clip: Clip) -> Draft:
+    """Sample and encode one clip's frames."""
+    stem = f"{clip.split}/{clip.label}/{clip.path.stem}"
+    frames = read_frames(clip.path, clip.num_frames)
+    images = {f"{stem}.{number}.jpg": encode_jpeg(frame) for number, frame in enumerate(frames)}
+    question = f"Classify the video into one of the following classes: {', '.join(clip.labels)}."
+    turn = Turn(user=question, assistant=clip.label, images=tuple(images))
+    return Draft(id=f"{clip.split}-{clip.index:010d}", split=clip.split, turns=(turn,), images=images)
+
+
+def fetch(options: Options, folder: Path) -> Options:
+    """Fetch the 10-class subset."""
+    if options.split_lists:
+        raise UserError("--split_lists goes with a --src_dir; the subset has splits of its own", fix="leave it out")
+    repo, name = SUBSET
+    by_hand = f"download {name} of the data set {repo} elsewhere, unpack it, and give its folder as --src_dir"
+    unpack_tar(hub_file(repo, name, by_hand=by_hand), folder)
+    return replace(options, src_dir=folder)
+
+
+def _find(options: Options, official: dict[str, Entry]) -> list[Found]:
+    """Return every clip of the source, in whichever layout it is."""
+    assert options.src_dir is not None, "fetched before the plan"
+    if not options.src_dir.is_dir():
+        raise UserError("no such folder", where=options.src_dir, fix="point --src_dir at the unpacked clips")
+    # The archives unpack to a folder of their own name; it is taken, and so is its parent.
+    inner = [path for name in ("UCF101_subset", "UCF-101") if (path := options.src_dir / name).is_dir()]
+    root = inner[0] if inner else options.src_dir
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    if splits and options.split_lists:
+        raise UserError("--split_lists, but the folders are splits already", where=root, fix="leave --split_lists out")
+    if splits:
+        return [replace(clip, split=split) for split in splits for clip in _in_class_folders(root / split)]
+    if flat := _clips(root):
+        spelling = {name.lower(): name for name in CLASSES}
+        return [Found(path, _label(path, official, spelling)) for path in flat]
+    return _in_class_folders(root)
+
+
+def _in_class_folders(root: Path) -> list[Found]:
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not folders:
+        raise UserError("no class folders and no clips", where=root, fix="point --src_dir at the unpacked UCF-101")
+    found = []
+    for folder in sorted(folders):
+        clips = _clips(folder)
+        if not clips:
+            raise UserError("no .avi clip in this class folder", where=folder, fix="remove it, or put its clips there")
+        found += [Found(path, folder.name) for path in clips]
+    return found
+
+
+def _clips(folder: Path) -> list[Path]:
+    # Names with a dot in front are leftovers of macOS archives, not clips.
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() == ".avi" and not p.name.startswith(".") and p.is_file()
+    )
+
+
+def _label(path: Path, official: dict[str, Entry], spelling: dict[str, str]) -> str:
+    """Return the class of a clip that lies in no class folder; `spelling` gains the classes that UCF-101 lacks."""
+    if entry := official.get(path.name.lower()):
+        return entry.label
+    label = _named(path)["label"]
+    return spelling.setdefault(label.lower(), label)
+
+
+def _named(path: Path) -> re.Match[str]:
+    match = CLIP.fullmatch(path.name)
+    if match is None:
+        fix = "rename it, or lay the clips out as {train,val,test}/<Class>/"
+        raise UserError(f"{path.name!r} is not named v_<Class>_g##_c##.avi", where=path.parent, fix=fix)
+    return match
+
+
+def _splits(found: list[Found], official: dict[str, Entry], val_fraction: float) -> dict[Found, str]:
+    """Return each clip's split: as its folder says, else as published, with validation cut from training by group."""
+    splits = {clip: clip.split or _published_split(clip.path, official) for clip in found}
+    groups: dict[str, set[int]] = {}
+    pool = [clip for clip, split in splits.items() if split == "train" and clip.split is None]
+    for clip in pool:
+        groups.setdefault(clip.label, set()).add(_group(clip.path))
+    held_out = {label: validation_groups(numbers, val_fraction) for label, numbers in groups.items()}
+    return splits | {clip: "val" for clip in pool if _group(clip.path) in held_out[clip.label]}
+
+
+def _published_split(path: Path, official: dict[str, Entry]) -> str:
+    if not official:
+        return "test" if _group(path) <= LAST_TEST_GROUP else "train"
+    if path.name.lower() not in official:
+        raise UserError(
+            "this clip is in neither official list", where=path, fix="remove it, or leave --split_lists out"
+        )
+    return official[path.name.lower()].split
+
+
+def _group(path: Path) -> int:
+    return int(_named(path)["group"])

@@ -1,0 +1,80 @@
+"""What the model's tokenizer and image processor do, as far as data checks must know it: no torch here.
+
+Source: the tokenizer and processing_phi3_v.py of microsoft/Phi-3.5-vision-instruct.
+"""
+
+from __future__ import annotations
+
+import re
+from math import ceil
+from typing import NamedTuple
+
+CROP = 336  # pixels a side; each crop is one picture to the vision tower
+MAX_CROPS = 16
+
+# Every added token of the released tokenizers. In a text they would become that token's id: a turn that ends
+# early, or one that the user never wrote.
+CONTROL_TOKENS = (
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<|endoftext|>",
+    "<|assistant|>",
+    *(f"<|placeholder{number}|>" for number in range(1, 5)),
+    "<|system|>",
+    "<|end|>",
+    *(f"<|placeholder{number}|>" for number in (5, 6)),
+    "<|user|>",
+    *(f"<|placeholder{number}|>" for number in range(7, 40)),
+    "<|image|>",
+)
+
+CONTROL_TOKEN = re.compile("|".join(map(re.escape, CONTROL_TOKENS)))
+IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
+
+
+class Grid(NamedTuple):
+    """How many crops of 336 x 336 pixels an image is cut into: `rows` x `columns`."""
+
+    rows: int
+    columns: int
+
+
+def crop_grid(width: int, height: int, num_crops: int) -> Grid:
+    """Return the crops of an image of `width` x `height` pixels, the view of the whole image not counted.
+
+    Raises:
+        ValueError: no side, or so long and thin that no row of pixels is left after resizing.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"an image of {width} x {height} pixels has no area")
+    long, short = max(width, height), min(width, height)
+    scale = crop_columns(long, short, num_crops)
+    # Floats as in the original: int(336 s / ratio) differs from integer division for some sizes.
+    resized_short = int(CROP * scale / (long / short))
+    if resized_short < 1:
+        raise ValueError(
+            f"an image of {width} x {height} pixels is too thin: nothing is left of it at {num_crops} crops"
+        )
+    across = ceil(resized_short / CROP)
+    return Grid(scale, across) if width < height else Grid(across, scale)
+
+
+def crop_columns(long: int, short: int, num_crops: int) -> int:
+    """Return the largest s with s * ceil(s / (long / short)) <= num_crops: crops along the longer side."""
+    if not 1 <= num_crops <= MAX_CROPS:
+        raise ValueError(f"num_crops is 1 to {MAX_CROPS}, not {num_crops}")
+    ratio = long / short
+    scale = 1
+    while (scale + 1) * ceil((scale + 1) / ratio) <= num_crops:
+        scale += 1
+    return scale
+
+
+def image_tokens(width: int, height: int, num_crops: int) -> int:
+    """Return how many positions of the model's input an image of `width` x `height` pixels takes.
+
+    12 x 12 a crop and for the whole image, one row end for each of their rows, one separator between the two.
+    """
+    rows, columns = crop_grid(width, height, num_crops)
+    return (rows * columns + 1) * 144 + 1 + (rows + 1) * 12

@@ -1,0 +1,44 @@
+"""Which weights train: all, all but the vision part, or low-rank adapters."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from phi3v.trainer.config import TrainConfig
+from phi3v.trainer.model.modeling import Phi3VForCausalLM
+
+LANGUAGE_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head")
+VISION_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "img_projection.0", "img_projection.2")
+
+
+def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Return the model with exactly those weights requiring gradients that the strategy trains.
+
+    The last CLIP layer and the layer norm after it never take part in the forward pass; they are frozen always,
+    so that DDP does not wait for their gradients and weight decay does not change them.
+    """
+    assert isinstance(model, Phi3VForCausalLM), "adapters go on a whole model, not on an adapter"
+    vision = model.model.vision_embed_tokens
+    tower = vision.img_processor.vision_model
+    unused = (tower.encoder.layers[-1], tower.post_layernorm)
+    if config.use_lora:
+        return _with_adapters(model, config, skipped=len(tower.encoder.layers) - 1)
+    for part in (vision,) if config.freeze_vision_model else unused:
+        part.requires_grad_(requires_grad=False)
+    return model
+
+
+def _with_adapters(model: Phi3VForCausalLM, config: TrainConfig, *, skipped: int) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    targets = LANGUAGE_TARGETS if config.freeze_vision_model else LANGUAGE_TARGETS + VISION_TARGETS
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=round(config.lora_rank * config.lora_alpha_ratio),
+        lora_dropout=config.lora_dropout,
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+        exclude_modules=rf".*vision_model\.encoder\.layers\.{skipped}\..*",
+    )
+    adapted: nn.Module = get_peft_model(model, lora)
+    return adapted

@@ -1,0 +1,107 @@
+"""The files of a converted folder as data sets that read a record when it is asked for."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from phi3v.schema import Checker, Conversation, UserError
+from phi3v.schema.check import jsonl_files
+from phi3v.schema.jsonl import line_offsets, read_line_at
+from phi3v.trainer.encode import Encoder, Example
+
+
+@dataclass(frozen=True, slots=True)
+class DataFiles:
+    """Which files play which part: their names say it."""
+
+    train: list[Path]
+    evaluation: list[Path]
+
+
+def find_files(data_dir: Path) -> DataFiles:
+    """Return the files to train on (`*_train.jsonl`) and to score on (`*_val.jsonl`, else a labelled `*_test.jsonl`).
+
+    Raises:
+        UserError: no such folder, or nothing to train on.
+    """
+    if not data_dir.is_dir():
+        raise UserError("no such folder", where=data_dir, fix="convert first: phi3v-data convert --help")
+    files = jsonl_files(data_dir)
+    train = [path for path in files if path.stem.endswith("_train")]
+    if not train:
+        raise UserError(
+            "no *_train.jsonl in this folder", where=data_dir, fix="name the file to train on <source>_train.jsonl"
+        )
+    validation = [path for path in files if path.stem.endswith("_val")]
+    test = [path for path in files if path.stem.endswith("_test")]
+    return DataFiles(train, validation or [path for path in test if Records([path]).labelled])
+
+
+def check_files(paths: list[Path]) -> None:
+    """Check every record before the run: bad data must not surface in its middle.
+
+    Raises:
+        UserError: a check has a finding; the first is quoted.
+    """
+    checker = Checker()
+    for path in paths:
+        for finding in checker.check(path):
+            raise UserError(str(finding), fix=f"see all there is: phi3v-data validate {path.parent}")
+
+
+class Records(Dataset[Conversation]):
+    """The records of several files, read by offset: 16 bytes a record in memory, whatever its size.
+
+    Args:
+        paths: JSONL files.
+
+    Raises:
+        UserError: they hold no record.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._files = array("Q")
+        self._offsets = array("Q")
+        for number, path in enumerate(paths):
+            offsets = line_offsets(path)
+            self._offsets.extend(offsets)
+            self._files.extend([number] * len(offsets))
+        if not self._offsets:
+            raise UserError("no record in this file", where=paths[0], fix="convert the data again")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Conversation:
+        return Conversation.from_line(read_line_at(self._paths[self._files[index]], self._offsets[index]))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the first record has an answer to score against."""
+        return self[0].turns[-1].assistant is not None
+
+
+class Examples(Dataset[Example]):
+    """Records, encoded when they are asked for.
+
+    Args:
+        records: what to encode.
+        encoder: how.
+        answered: True for training, False for prompts.
+    """
+
+    def __init__(self, records: Records, encoder: Encoder, *, answered: bool) -> None:
+        self._records = records
+        self._encoder = encoder
+        self._answered = answered
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._encoder(self._records[index], answered=self._answered)
