@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import cast
+
 from torch import nn
 
 from phi3v.trainer.config import TrainConfig
@@ -40,5 +43,7 @@ def _with_adapters(model: Phi3VForCausalLM, config: TrainConfig, *, skipped: int
         target_modules=list(targets),
         exclude_modules=rf".*vision_model\.encoder\.layers\.{skipped}\..*",
     )
-    adapted: nn.Module = get_peft_model(model, lora)
-    return adapted
+    adapted = get_peft_model(model, lora)
+    # With lm_head among the targets peft would save the embeddings, too: 200 MB that did not change.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    return cast("nn.Module", adapted)

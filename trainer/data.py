@@ -53,6 +53,13 @@ def check_files(paths: list[Path]) -> None:
             raise UserError(str(finding), fix=f"see all there is: phi3v-data validate {path.parent}")
 
 
+def said_in_worker(error: UserError) -> UserError:
+    """Return the error as it was raised: torch re-raises a loader's with the worker's traceback as its message."""
+    _, marker, said = error.what.rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
+    what, _, fix = said.strip().partition("\n  fix: ")
+    return UserError(what, fix=fix or None) if marker else error
+
+
 class Records(Dataset[Conversation]):
     """The records of several files, read by offset: 16 bytes a record in memory, whatever its size.
 

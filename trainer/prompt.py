@@ -79,10 +79,11 @@ def _refuse(record: Conversation, *, answered: bool) -> None:
     for number, turn in enumerate(record.turns, 1):
         if turn.assistant is None and (answered or number < len(record.turns)):
             raise ValueError(f"turn {number} of record {record.id!r} has no 'assistant'")
-        for text in filter(None, (record.system, turn.user, turn.assistant, *turn.answers)):
-            found = CONTROL_TOKEN.search(text) or (None if text is turn.user else IMAGE_TAG.search(text))
-            if found:
-                raise ValueError(f"turn {number} of record {record.id!r} holds the control token {found[0]!r}")
+        untagged = [text for text in (record.system, turn.assistant, *turn.answers) if text is not None]
+        tokens = [CONTROL_TOKEN.search(text) for text in (turn.user, *untagged)]
+        tokens += [IMAGE_TAG.search(text) for text in untagged]
+        if found := next(filter(None, tokens), None):
+            raise ValueError(f"turn {number} of record {record.id!r} holds the control token {found[0]!r}")
     tags = [int(tag[1]) for turn in record.turns for tag in IMAGE_TAG.finditer(turn.user)]
     if tags and sorted(tags) != list(range(1, len(record.images) + 1)):
         raise ValueError(

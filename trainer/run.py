@@ -16,7 +16,7 @@ from phi3v.schema import UserError
 from phi3v.trainer.adapt import adapt
 from phi3v.trainer.collate import collate
 from phi3v.trainer.config import FILE_NAME, TrainConfig
-from phi3v.trainer.data import Examples, Records, check_files, find_files
+from phi3v.trainer.data import Examples, Records, check_files, find_files, said_in_worker
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.evaluate import Prediction, accuracy, predict, write_scores
 from phi3v.trainer.load import load_model, load_processor
@@ -92,7 +92,10 @@ def train(config: TrainConfig) -> Iterator[Event]:
         train_dataset=Examples(records, encoder, answered=True),
         data_collator=partial(collate, pad_id=processor.tokenizer.pad_token_id),
     )
-    trainer.train()
+    try:
+        trainer.train()
+    except UserError as error:
+        raise said_in_worker(error) from error
     trainer.save_model()
     trainer.save_state()
     processor.save_pretrained(config.output_dir)
@@ -135,6 +138,7 @@ def training_arguments(config: TrainConfig, samples: int, kind: str, steps_per_u
         adam_beta2=0.95,
         adam_epsilon=1e-7,
         max_grad_norm=1.0,
+        use_cpu=not torch.cuda.is_available(),  # else bf16 is refused there
         bf16=kind == "bf16",
         fp16=kind == "fp16",
         logging_steps=config.logging_steps,

@@ -93,9 +93,10 @@ def tiny_model(processor: Phi3VProcessor, *, seed: int = 0) -> Phi3VForCausalLM:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # With the usual 0.02 so small a model stays at chance: what goes into a layer must come out as large.
-        for _, weight in sorted(model.named_parameters()):
-            if weight.ndim > 1:
-                weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
+        for name, weight in sorted(model.named_parameters()):
+            if weight.ndim > 1 or name.endswith("class_embedding"):  # all but norms and biases, which start fixed
+                fan_in = weight[0].numel() if weight.ndim > 1 else len(weight)
+                weight.normal_(std=fan_in**-0.5, generator=generator)
     model.generation_config.eos_token_id = processor.end_ids
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model

@@ -1,0 +1,230 @@
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3v.schema import CODES, Checker, UserError, check
+from phi3v.schema.check import _schema_errors, jsonl_files
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RECORD = '{"id": "a", "source": "s", "conversations": [{"images": ["x/a.jpg"], "user": "Q", "assistant": "A"}]}\n'
+
+
+@pytest.mark.parametrize("path", sorted((FIXTURES / "valid").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_valid_example_has_no_finding(path: Path) -> None:
+    assert list(check(path)) == []
+
+
+@pytest.mark.parametrize("path", sorted((FIXTURES / "invalid").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_invalid_example_gives_exactly_its_finding(path: Path) -> None:
+    assert [finding.code for finding in check(path)] == [path.name.split(".")[0]]
+
+
+def test_every_code_has_an_example_or_a_test_of_its_own() -> None:
+    shown = {path.name.split(".")[0] for path in (FIXTURES / "invalid").glob("*.jsonl")}
+
+    assert shown | {"image-outside"} == set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "column", "pointer"),
+    [
+        ("duplicate-id.same_file", 3, 8, "/id"),
+        ("schema.empty_answer", 1, 84, "/conversations/0/assistant"),
+        ("schema.path_upwards", 1, 66, "/conversations/0/images/0"),
+        ("json.cut_line", 2, 61, ""),
+        ("json.not_utf8", 1, 97, ""),
+        ("control-token.sentence_end_in_answers", 1, 106, "/conversations/0/answers/1"),
+    ],
+)
+def test_a_finding_names_the_place(name: str, line: int, column: int, pointer: str) -> None:
+    (finding,) = check(FIXTURES / "invalid" / f"{name}.jsonl")
+
+    assert (finding.line, finding.column, finding.pointer) == (line, column, pointer)
+
+
+def test_a_finding_reads_as_compilers_write() -> None:
+    path = FIXTURES / "invalid" / "schema.empty_answer.jsonl"
+
+    (finding,) = check(path)
+
+    assert str(finding) == f'{path}:1:84: schema: /conversations/0/assistant: "" is shorter than 1 character'
+    assert finding.fix
+
+
+def test_columns_count_characters_not_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "ääää", "source": "", "conversations": [{"user": "Q"}]}\n', encoding="utf-8")
+
+    (finding,) = check(path)
+
+    assert finding.column == 26
+
+
+def test_an_image_must_be_below_the_root(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+    outside = tmp_path / "outside.jpg"
+    outside.touch()
+    (tmp_path / "images" / "x").mkdir(parents=True)
+    (tmp_path / "images" / "x" / "a.jpg").symlink_to(outside)
+
+    assert [finding.code for finding in check(path)] == ["image-outside"]
+
+
+def test_a_link_inside_the_root_is_fine(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+    (tmp_path / "images" / "x").mkdir(parents=True)
+    (tmp_path / "images" / "b.jpg").touch()
+    (tmp_path / "images" / "x" / "a.jpg").symlink_to("../b.jpg")
+
+    assert list(check(path)) == []
+
+
+def test_the_image_root_can_be_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+    (tmp_path / "elsewhere" / "x").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "x" / "a.jpg").touch()
+
+    assert list(check(path, image_root=tmp_path / "elsewhere")) == []
+
+
+def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+    (tmp_path / "images" / "x" / "a.jpg").mkdir(parents=True)
+
+    assert [finding.message for finding in check(path)] == [f"'x/a.jpg' is not a file below {tmp_path / 'images'}"]
+
+
+def test_images_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+
+    assert list(check(path, images=False)) == []
+
+
+def test_ids_are_unique_over_all_that_one_checker_sees(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"id": "x", "source": "s", "conversations": [{"user": "Q"}]}\n')
+    checker = Checker()
+
+    found = [finding for name in ("a", "b") for finding in checker.check(tmp_path / f"{name}.jsonl")]
+
+    assert [finding.message for finding in found] == [f"id 'x' is also on line 1 of {tmp_path / 'a.jsonl'}"]
+    assert checker.records == 2
+
+
+def test_one_bad_line_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    bad = ['{"id": 1}', "{", RECORD.strip(), "[]", ""]
+    path.write_text("\n".join(bad) + "\n")
+
+    found = Counter(finding.line for finding in check(path))
+
+    assert sorted(found) == [1, 2, 3, 4, 5]
+
+
+def test_a_long_value_is_quoted_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": ["x" * 10_000], "source": "s", "conversations": [{"user": "Q"}]}) + "\n")
+
+    (finding,) = check(path)
+
+    assert len(finding.message) < 120
+
+
+def test_a_deep_line_is_a_finding_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("[" * 100_000)
+
+    assert [finding.code for finding in check(path)] == ["json"]
+
+
+def test_json_test_suite_verdicts(shared: Path, tmp_path: Path) -> None:
+    """y_ files are JSON (though no record), n_ files are not; each file is checked as one line."""
+    verdicts = {}
+    for file in (shared / "realdata" / "malformed_json" / "test_parsing").glob("[yn]_*.json"):
+        if b"\n" in (content := file.read_bytes()).strip():
+            continue  # several lines, hence several records here
+        (tmp_path / "a.jsonl").write_bytes(content)
+        verdicts[file.name] = any(finding.code == "json" for finding in check(tmp_path / "a.jsonl"))
+
+    assert len(verdicts) > 150
+    assert [name for name, refused in verdicts.items() if refused != (name[0] == "n" and content_is_left(name))] == []
+
+
+def content_is_left(name: str) -> bool:
+    """An empty file has no line, so nothing in it is wrong."""
+    return name != "n_structure_no_data.json"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(RECORD)
+    path.chmod(0)
+
+    with pytest.raises(UserError, match="cannot read"):
+        list(check(path))
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read it"):
+        list(check(tmp_path / "nowhere.jsonl"))
+
+
+def test_a_folder_without_data_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / ".a.jsonl.tmp").touch()
+    (tmp_path / ".a.jsonl").touch()
+
+    with pytest.raises(UserError, match="no .jsonl"):
+        jsonl_files(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+NEARLY_A_TURN = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": st.text(max_size=3) | JSON,
+        "assistant": st.text(max_size=3) | JSON,
+        "images": st.lists(st.text(alphabet="a./\\\x00\n\t\x1f~é", max_size=6), max_size=2) | JSON,
+        "answers": st.lists(st.text(max_size=2), max_size=2) | JSON,
+        "x": JSON,
+    },
+)
+NEARLY_A_RECORD = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.text(max_size=3) | JSON,
+        "source": st.text(max_size=3) | JSON,
+        "system": st.text(max_size=3) | JSON,
+        "conversations": st.lists(NEARLY_A_TURN | JSON, max_size=3) | JSON,
+        "metadata": JSON,
+        "x": JSON,
+    },
+)
+
+
+@given(NEARLY_A_RECORD | JSON)
+def test_the_fast_and_the_wordy_validator_agree(record: object) -> None:
+    import jsonschema_rs
+    from jsonschema import Draft202012Validator
+
+    from phi3v.schema.check import schema_text
+
+    schema = json.loads(schema_text())
+    fast = jsonschema_rs.Draft202012Validator(schema).is_valid(record)
+
+    assert fast == Draft202012Validator(schema).is_valid(record)
+    assert fast or _schema_errors(record)

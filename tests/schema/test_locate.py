@@ -1,0 +1,60 @@
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi3v.schema.locate import column_of, pointer_of
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def every_path(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    yield path, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from every_path(inner, (*path, key))
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from every_path(inner, (*path, index))
+
+
+@given(VALUES, st.sampled_from([None, 1]), st.booleans())
+def test_the_column_is_where_the_value_starts(value: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+
+    for path, expected in every_path(value):
+        start = column_of(text, path) - 1
+        found, _ = json.JSONDecoder().raw_decode(text, start)
+        assert found == expected
+        assert type(found) is type(expected)
+
+
+def test_a_missing_key_is_at_its_object() -> None:
+    assert column_of(' {"a": [{"b": 1}]}', ("a", 0, "c")) == 9
+
+
+def test_of_a_key_that_stands_twice_the_last_counts_as_for_parsers() -> None:
+    assert column_of('{"a": 1, "a": 2}', ("a",)) == 15
+
+
+def test_brackets_and_quotes_in_strings_are_no_structure() -> None:
+    text = r'{"a": "}]\"{[", "b": 1}'
+
+    assert column_of(text, ("b",)) == text.index("1") + 1
+
+
+def test_depth_does_not_matter() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+
+    assert column_of(f'{{"a": {deep}, "b": 1}}', ("b",)) == 200_000 + 14
+
+
+def test_pointers_are_escaped_as_rfc_6901_says() -> None:
+    assert pointer_of(("a/b", 0, "m~n", "")) == "/a~1b/0/m~0n/"
+    assert pointer_of(()) == ""

@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+
+from phi3v.schema.rules import breaches
+
+
+def record(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"id": "a", "source": "s", "conversations": list(turns), **fields}
+
+
+def turn(user: str, images: int = 0, assistant: str = "A") -> dict[str, Any]:
+    return {"user": user, "assistant": assistant, "images": [f"{number}.jpg" for number in range(images)]}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [turn("Q", 3)],
+        [turn("<|image_1|><|image_2|>Q", 2)],
+        [turn("<|image_2|>Q<|image_1|>", 2)],
+        [turn("<|image_2|>Q", 1), turn("<|image_1|>Q", 1)],  # a tag may name another turn's image
+        [turn("Q", 1), turn("Q", 1)],
+    ],
+)
+def test_tags_that_name_each_image_once_or_not_at_all(turns: list[dict[str, Any]]) -> None:
+    assert list(breaches(record(*turns))) == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([turn("<|image_1|>Q")], "'<|image_1|>' but the record has 0 images"),
+        ([turn("<|image_0|>Q", 1)], "'<|image_0|>' but the record has 1 images"),
+        ([turn("<|image_1|><|image_1|>Q", 1)], "'<|image_1|>' stands twice"),
+        ([turn("<|image_1|>Q", 2)], "image 2 of 2 has no tag, though others have one"),
+        ([turn("<|image_1|>Q", 1), turn("Q", 1)], "image 2 of 2 has no tag, though others have one"),
+    ],
+)
+def test_tags_that_do_not(turns: list[dict[str, Any]], message: str) -> None:
+    found = list(breaches(record(*turns)))
+
+    assert {breach.code for breach in found} == {"image-tag"}
+    assert message in [breach.message for breach in found]
+
+
+def test_only_the_last_answer_may_be_missing() -> None:
+    opened = {"user": "Q"}
+
+    assert list(breaches(record(turn("Q"), opened))) == []
+    assert [breach.path for breach in breaches(record(opened, opened, turn("Q")))] == [
+        ("conversations", 0),
+        ("conversations", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["<|end|>", "a <s> b", "</s>", "<unk>", "<|placeholder17|>", "<|image|>", "<|system|>x"]
+)
+def test_control_tokens_are_found_in_every_text(text: str) -> None:
+    full = record({"user": text, "assistant": text, "answers": [text, text]}, system=text)
+
+    paths = [breach.path for breach in breaches(full)]
+
+    assert len(paths) == 5
+    assert ("system",) in paths
+
+
+def test_metadata_is_free() -> None:
+    assert list(breaches(record(turn("Q"), metadata={"text": "<|end|>"}))) == []

@@ -1,0 +1,295 @@
+"""The commands as a user meets them: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from phi3v.schema import Conversation, Turn
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+DrawClip = Callable[..., Path]
+
+
+def one_clear_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[-2].startswith("error: ")
+    assert lines[-1].startswith("  fix: ")
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture
+def clips(draw_clip: DrawClip, tmp_path: Path) -> Path:
+    for name in ("train/Archery/a.avi", "val/Archery/b.avi"):
+        draw_clip(tmp_path / "src" / name)
+    return tmp_path / "src"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["phi3v-data"], ["convert", "validate", "schema", "Examples:"]),
+        (["phi3v-data", "convert"], ["ucf101", "UCF-101 action clips"]),
+        (["phi3v-data", "convert", "ucf101"], ["--src_dir", "--num_frames", "[default: 8]", "Example:", "Licence: "]),
+        (["phi3v-data", "validate"], ["--format", "FILE|DIR", "Examples:"]),
+        (["phi3v-train"], ["--data_dir", "[required]", "--use_lora", "tiny", "torchrun", "--no_tqdm"]),
+        (["phi3v-model"], ["predict", "evaluate", "Examples:"]),
+        (["phi3v-model", "predict"], ["--image", "QUESTION"]),
+    ],
+)
+def test_every_command_has_help(run: Run, command: list[str], words: list[str]) -> None:
+    done = run(*command, "--help")
+
+    assert done.returncode == 0
+    for word in words:
+        assert word in done.stdout
+
+
+def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path: Path) -> None:
+    converted = run("phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out")
+    validated = run("phi3v-data", "validate", tmp_path / "out")
+
+    assert converted.returncode == 0, converted.stderr
+    assert converted.stdout.splitlines() == [
+        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records",
+        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records",
+        f"check it with: phi3v-data validate {tmp_path / 'out'}",
+    ]
+    assert (validated.returncode, validated.stdout, validated.stderr) == (0, "", "2 records in 2 files: no findings\n")
+
+
+def test_hyphens_are_taken_for_underscores(run: Run, clips: Path, tmp_path: Path) -> None:
+    done = run("phi3v-data", "convert", "ucf101", "--src-dir", clips, "--out-dir", tmp_path / "out", "--num-frames", 2)
+
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--src_dir", "{tmp}/nowhere"], ["{tmp}/nowhere: no such folder", "--src_dir"]),
+        (["--src_dir", "{tmp}/empty"], ["no class folders and no clips"]),
+        (["--src_dir", "{tmp}/src", "--split_lists", "{tmp}"], ["trainlist01.txt: no such list", "ucfTrainTestlist"]),
+        (["--src_dir", "{tmp}/src", "--out_dir", "{tmp}/file/out"], ["cannot write here", "--out_dir"]),
+        (["--src_dir", "{tmp}/src", "--num_frames", "0"], ["--num_frames 0 takes no frame"]),
+        (["--src_dir", "{tmp}/broken"], ["broken/train/Archery/x.avi: cannot decode this video"]),
+    ],
+)
+@pytest.mark.usefixtures("clips")
+def test_bad_input_to_convert_is_one_clear_error(
+    run: Run, tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken/train/Archery").mkdir(parents=True)
+    (tmp_path / "broken/train/Archery/x.avi").write_bytes(b"no video")
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+
+    done = run("phi3v-data", "convert", "ucf101", "--out_dir", tmp_path / "out", *filled)
+
+    one_clear_error(done, *(part.format(tmp=tmp_path) for part in parts))
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_misspelt_converter_gets_a_hint(run: Run, tmp_path: Path) -> None:
+    one_clear_error(run("phi3v-data", "convert", "ucf-101", "--out_dir", tmp_path), "did you mean ucf101?")
+
+
+def test_a_missing_extra_is_told_before_any_work(tmp_path: Path) -> None:
+    """As a hook's environment has it: the base dependencies and nothing of the extras."""
+    code = """
+import sys
+from importlib.machinery import PathFinder
+class Hidden(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in {"av", "torch", "peft", "huggingface_hub"} else super().find_spec(name, path, target)
+sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
+from phi3v import cli
+sys.argv = sys.argv[1:]
+getattr(cli, sys.argv[0])()
+"""
+    for arguments, part in (
+        (["data_main", "convert", "ucf101", "--out_dir", str(tmp_path / "out")], "av is not installed"),
+        (["train_main", "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")], "torch is not installed"),
+        (["train_main", "--data_dir", str(tmp_path), "--use_lora"], "torch, peft is not installed"),
+        (["model_main", "predict", "--model", "tiny", "Q"], "torch is not installed"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        one_clear_error(done, part, "pip install 'phi3v[")
+        assert not (tmp_path / "out").exists()
+
+
+def test_findings_are_lines_with_a_remedy_and_exit_code_1(run: Run, fixtures: Path) -> None:
+    path = fixtures / "invalid" / "duplicate-id.same_file.jsonl"
+
+    done = run("phi3v-data", "validate", path)
+
+    assert done.returncode == 1
+    assert done.stdout == f"{path}:3:8: duplicate-id: /id: id 'a-1' is also on line 1\n"
+    assert done.stderr.splitlines() == [
+        "3 records in 1 files: 1 duplicate-id",
+        "  fix duplicate-id: give each record its own id",
+    ]
+
+
+def test_findings_as_json(run: Run, fixtures: Path) -> None:
+    names = ["schema.no_id.jsonl", "json.cut_line.jsonl"]
+
+    done = run("phi3v-data", "validate", "--format", "json", *[fixtures / "invalid" / name for name in names])
+
+    assert done.returncode == 1
+    assert [finding["code"] for finding in json.loads(done.stdout)["findings"]] == ["schema", "json"]
+
+
+def test_ids_are_unique_within_a_folder_but_not_between_files(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record = Conversation(id="same", source="s", turns=(Turn(user="Q"),))
+        (tmp_path / f"{name}.jsonl").write_text(record.to_line())
+
+    together = run("phi3v-data", "validate", tmp_path)
+    apart = run("phi3v-data", "validate", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+
+    assert (
+        together.stdout
+        == f"{tmp_path}/b.jsonl:1:8: duplicate-id: /id: id 'same' is also on line 1 of {tmp_path}/a.jsonl\n"
+    )
+    assert apart.returncode == 0
+
+
+def test_a_path_that_is_not_there_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    done = run("phi3v-data", "validate", tmp_path / "nowhere.jsonl")
+
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+
+
+def test_a_folder_without_data(run: Run, tmp_path: Path) -> None:
+    one_clear_error(run("phi3v-data", "validate", tmp_path), "no .jsonl file in this folder")
+
+
+def test_the_schema_is_printed(run: Run, root: Path) -> None:
+    assert run("phi3v-data", "schema").stdout == (root / "schema" / "conversation.schema.json").read_text()
+
+
+def test_an_interrupted_conversion_leaves_no_jsonl(fixtures: Path, tmp_path: Path) -> None:
+    source = tmp_path / "src" / "train" / "RedSpinning"
+    source.mkdir(parents=True)
+    clip = (fixtures / "ucf101/train/RedSpinning/v_RedSpinning_g01_c01.avi").read_bytes()
+    for number in range(3000):
+        (source / f"{number}.avi").write_bytes(clip)
+    command = [str(Path(sys.executable).parent / "phi3v-data"), "convert", "ucf101"]
+    command += ["--src_dir", str(tmp_path / "src"), "--out_dir", str(tmp_path / "out")]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").rglob("*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        stderr = process.communicate()[1]
+
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_traceback(fixtures: Path) -> None:
+    command = f"{Path(sys.executable).parent}/phi3v-data validate {fixtures}/invalid/*.jsonl | head -1"
+
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--data_dir", "{tmp}/nowhere"], ["no such folder"]),
+        (["--data_dir", "{tmp}"], ["no .jsonl file"]),
+        (["--data_dir", "{tmp}", "--num_crops", "20"], ["--num_crops 20 is out of range"]),
+        (
+            ["--data_dir", "{tmp}", "--batch_size", "3", "--batch_size_per_gpu", "2"],
+            ["--batch_size 3 is not a multiple"],
+        ),
+        (["--data_dir", "{tmp}", "--use_flash_attention"], ["--use_flash_attention needs a GPU"]),
+    ],
+)
+def test_bad_input_to_training_is_one_clear_error(
+    run: Run, tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+
+    done = run("phi3v-train", "--output_dir", tmp_path / "out", "--model_name_or_path", "tiny", *filled)
+
+    one_clear_error(done, *parts)
+
+
+def test_bad_data_stops_training_with_its_place(run: Run, tmp_path: Path) -> None:
+    image = Turn(user="Q", assistant="A", images=("x.jpg",))
+    (tmp_path / "s_train.jsonl").write_text(Conversation(id="a", source="s", turns=(image,)).to_line())
+
+    done = run("phi3v-train", "--data_dir", tmp_path, "--model_name_or_path", "tiny", "--output_dir", tmp_path / "out")
+
+    one_clear_error(
+        done, f"{tmp_path}/s_train.jsonl:1:58: image-missing: /conversations/0/images/0: 'x.jpg' does not exist"
+    )
+
+
+@pytest.fixture
+def one_picture(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "images" / "a.png")
+    turn = Turn(user="What is this?", assistant="red", images=("a.png",))
+    (tmp_path / "s_test.jsonl").write_text(Conversation(id="a", source="s", turns=(turn,)).to_line())
+    return tmp_path
+
+
+def test_a_model_answers_a_question(run: Run, one_picture: Path) -> None:
+    image = one_picture / "images" / "a.png"
+
+    done = run("phi3v-model", "predict", "--model", "tiny", "--max_new_tokens", 3, "--image", image, "What is this?")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip("\n")
+
+
+def test_a_question_with_wrong_tags_is_refused(run: Run, one_picture: Path) -> None:
+    image = one_picture / "images" / "a.png"
+
+    done = run("phi3v-model", "predict", "--model", "tiny", "--image", image, "<|image_2|> What?")
+
+    one_clear_error(done, "tags the images [2] and has 1")
+
+
+def test_a_model_is_scored_on_a_file(run: Run, one_picture: Path) -> None:
+    out = one_picture / "scores.json"
+
+    done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", one_picture / "s_test.jsonl", "--output", out)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "accuracy: 0.0000 on 1 samples\n"
+    assert json.loads(out.read_text())["answers_unique"] == [{"id": "a", "answer": "red"}]
+
+
+def test_an_unlabelled_file_cannot_be_scored(run: Run, tmp_path: Path) -> None:
+    record: Any = Conversation(id="a", source="s", turns=(Turn(user="Q"),))
+    (tmp_path / "s_test.jsonl").write_text(record.to_line())
+
+    done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", tmp_path / "s_test.jsonl")
+
+    one_clear_error(done, "nothing to score against")

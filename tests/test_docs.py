@@ -1,0 +1,66 @@
+"""The documents say what is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from phi3v.cli import data, model, train_command
+from phi3v.converters.registry import CONVERTERS
+from phi3v.schema import Conversation
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_command_is_in_the_readme() -> None:
+    commands = [*(f"phi3v-data {name}" for name in data.commands), *(f"phi3v-model {name}" for name in model.commands)]
+
+    assert [command for command in [*commands, "phi3v-train"] if command not in README] == []
+
+
+def test_every_flag_that_the_readme_names_exists() -> None:
+    known = {option for param in train_command().params for option in param.opts}
+    for group in (data, model):
+        known |= {option for command in group.commands.values() for param in command.params for option in param.opts}
+    for name in CONVERTERS:
+        command = data.commands["convert"].get_command(None, name)  # type: ignore[attr-defined]
+        known |= {option for param in command.params for option in param.opts}
+
+    named = set(re.findall(r"(?<![\w-])--[a-z_]+", README)) - {"--help", "--nproc_per_node"}
+
+    assert named <= known
+
+
+def test_the_record_in_the_readme_is_one() -> None:
+    (line,) = re.findall(r"```json\n(.*)\n```", README)
+
+    assert Conversation.from_line(line).to_line() == line + "\n"
+
+
+def test_the_hook_in_the_readme_is_the_one_we_have() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+
+    assert [hook["id"] for hook in yaml.safe_load(shown)[0]["hooks"]] == [hook["id"] for hook in hooks]
+    assert hooks[0]["files"] == r"\.jsonl$"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "\nmake test\n" in README
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_link_leads_out_of_the_checkout_but_the_one_for_typing() -> None:
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    links = [line.split("\t")[1] for line in listed.splitlines() if line.startswith("120000")]
+
+    assert links == [".typing/phi3v"]

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from phi3v.trainer.model import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
+from phi3v.trainer.model.modeling import IGNORED
+from phi3v.trainer.model.tiny import tiny_config, tiny_model, tiny_processor
+from phi3v.trainer.model.vision import merge_patches, tile
+
+
+@pytest.fixture(scope="module")
+def processor() -> Phi3VProcessor:
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor: Phi3VProcessor) -> Phi3VForCausalLM:
+    return tiny_model(processor).eval()
+
+
+def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def question(processor: Phi3VProcessor, *pictures: Image.Image, text: str = "What is this?") -> dict[str, Tensor]:
+    tags = "".join(f"<|image_{number}|>" for number in range(1, len(pictures) + 1))
+    return dict(processor(f"<|user|>\n{tags}\n{text}<|end|>\n<|assistant|>\n", list(pictures), num_crops=1))
+
+
+def test_patches_merge_row_pair_column_pair_channel() -> None:
+    """Against a loop over positions."""
+    features = torch.arange(24 * 24 * 3).float().view(1, 576, 3)
+
+    merged = merge_patches(features)
+
+    for row in range(12):
+        for column in range(12):
+            own = [features[0, (2 * row + r) * 24 + 2 * column + c] for r in (0, 1) for c in (0, 1)]
+            assert torch.equal(merged[0, row, column], torch.cat(own))
+
+
+def test_maps_are_tiled_row_by_row() -> None:
+    maps = torch.arange(6).view(6, 1, 1, 1).expand(6, 2, 2, 1)
+
+    assert tile(maps, 2, 3)[..., 0].tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+
+
+def test_an_image_is_crops_separator_whole_view(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    embed = model.model.vision_embed_tokens
+    made = processor.image_processor.preprocess(picture(0, 64, 32), num_crops=2)
+    assert made["crop_counts"].tolist() == [2]
+
+    rows = embed(**made)
+
+    separators = embed.img_projection(torch.stack([embed.sub_GN.flatten(), embed.glb_GN.flatten()]))
+    assert len(rows) == processor.image_processor.token_count(64, 32, num_crops=2)
+    ends = [index for index, row in enumerate(rows) if torch.allclose(row, separators[0], atol=1e-6)]
+    crops = [25 * number + 24 for number in range(12)]
+    assert ends == crops + [300 + 1 + 13 * number + 12 for number in range(12)]
+    assert torch.allclose(rows[300], separators[1], atol=1e-6)
+
+
+def test_one_image_does_not_change_anothers_embeddings(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    embed = model.model.vision_embed_tokens
+    pictures = [picture(1), picture(2, 90, 30), picture(3, 20, 80)]
+
+    together = embed(**processor.image_processor.preprocess(pictures))
+
+    alone = [embed(**processor.image_processor.preprocess(own)) for own in pictures]
+    assert (together - torch.cat(alone)).abs().max() < 1e-5
+
+
+def test_the_loss_is_the_mean_over_labelled_tokens(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    batch = question(processor, picture(0))
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    labels[0, -5:] = torch.tensor([5, 6, 7, 8, 9])
+
+    output = model(**batch, labels=labels)
+
+    logits = model(**batch).logits
+    assert output.logits is None
+    expected = cross_entropy(logits[0, -6:-1], labels[0, -5:])
+    assert torch.allclose(output.loss, expected, atol=1e-6)
+    assert torch.allclose(model(**batch, labels=labels, num_items_in_batch=20).loss, expected * 5 / 20, atol=1e-6)
+
+
+def test_eight_steps_of_one_are_one_step_of_eight(model: Phi3VForCausalLM) -> None:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(300, 700, (8, 12), generator=generator)
+    labels = ids.clone()
+    for row in range(8):
+        labels[row, : row + 2] = IGNORED  # answers of unequal length
+    count = (labels[:, 1:] != IGNORED).sum()
+
+    together = model(input_ids=ids, labels=labels).loss
+
+    one_by_one = [
+        model(input_ids=ids[row : row + 1], labels=labels[row : row + 1], num_items_in_batch=count).loss
+        for row in range(8)
+    ]
+    assert abs(together - sum(one_by_one)) < 1e-6
+
+
+def test_a_batch_without_labels_has_a_loss_of_zero_with_a_gradient(model: Phi3VForCausalLM) -> None:
+    ids = torch.tensor([[1, 300, 301]])
+
+    loss = model(input_ids=ids, labels=torch.full_like(ids, IGNORED)).loss
+
+    assert loss.item() == 0
+    loss.backward()
+    model.zero_grad()
+
+
+def test_right_padding_teaches_nothing(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    ids = torch.tensor([processor.text_ids("<|user|>\nWhat is this?<|end|>\n")])
+    padded = torch.cat([ids, torch.full((1, 7), processor.tokenizer.pad_token_id)], dim=1)
+    mask = (torch.arange(padded.shape[1]) < ids.shape[1]).long()[None]
+
+    logits = model(input_ids=padded, attention_mask=mask).logits[:, : ids.shape[1]]
+
+    assert (logits - model(input_ids=ids).logits).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_tower_takes_the_models_attention(processor: Phi3VProcessor, attention: str) -> None:
+    model = Phi3VForCausalLM._from_config(tiny_config(processor), attn_implementation=attention)
+
+    tower = model.model.vision_embed_tokens.img_processor.vision_model
+    assert tower.config._attn_implementation == model.config._attn_implementation == attention
+
+
+def test_placeholders_without_pixels_are_refused(model: Phi3VForCausalLM) -> None:
+    with pytest.raises(ValueError, match="pixel_values is missing"):
+        model(input_ids=torch.tensor([[1, -1, -1]]))
+
+
+def test_too_few_placeholders_are_refused(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    batch = question(processor, picture(0))
+    batch["input_ids"][batch["input_ids"] == -1] = 1
+    batch["input_ids"][0, 3] = -1
+
+    with pytest.raises(ValueError, match="1 image placeholders in input_ids, but 313 image tokens"):
+        model(**batch)
+
+
+def test_counts_that_do_not_fit_the_sizes_are_refused(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    batch = question(processor, picture(0))
+    batch["crop_counts"] += 1
+
+    with pytest.raises(ValueError, match=r"crop_counts \[2\] do not fit image_sizes \[\[336, 336\]\]"):
+        model(**batch)
+
+
+def test_batched_generation_with_left_padding_answers_as_alone(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor
+) -> None:
+    from phi3v.trainer.collate import collate
+    from phi3v.trainer.encode import Example
+
+    texts = ["What?", "What is shown in this long and winding question?", "No picture here"]
+    prompts = [
+        question(processor, picture(1), text=texts[0]),
+        question(processor, picture(2), picture(3), text=texts[1]),
+    ]
+    prompts.append(dict(processor(texts[2])))
+    examples = [
+        Example(
+            id=str(number),
+            input_ids=prompt["input_ids"][0].tolist(),
+            labels=prompt["input_ids"][0].tolist(),
+            images={name: tensor for name, tensor in prompt.items() if name not in {"input_ids", "attention_mask"}}
+            or None,
+            answers=(),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": 1}
+
+    batch = collate(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
+    del batch["labels"]
+    together = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+
+    for prompt, written in zip(prompts, together, strict=True):
+        alone = model.generate(**prompt, **options)[0, prompt["input_ids"].shape[1] :]
+        assert alone.tolist() == written.tolist()
+
+
+def test_images_are_not_encoded_again_at_each_step(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = model.model.vision_embed_tokens
+    calls = []
+    forward = embed.forward
+    monkeypatch.setattr(embed, "forward", lambda *args: calls.append(1) or forward(*args))
+
+    model.generate(**question(processor, picture(0)), do_sample=False, max_new_tokens=5, eos_token_id=1, pad_token_id=0)
+
+    assert len(calls) == 1
+
+
+def test_generation_stops_at_the_models_ends(processor: Phi3VProcessor, tmp_path: Path) -> None:
+    """The released generation config names </s>, which the model never writes."""
+    model = tiny_model(processor)
+    model.generation_config = GenerationConfig(eos_token_id=2, bos_token_id=1)
+    model.save_pretrained(tmp_path)
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    assert loaded.generation_config.eos_token_id == [32000, 32007]
+
+
+def test_an_ending_of_ones_own_is_kept(processor: Phi3VProcessor, tmp_path: Path) -> None:
+    tiny_model(processor).save_pretrained(tmp_path)
+
+    assert Phi3VForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == processor.end_ids
+
+
+def test_a_saved_model_reloads_equal_by_the_auto_classes(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a.folder.with.dots"
+    model.save_pretrained(folder)
+
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    assert type(loaded) is Phi3VForCausalLM
+    assert type(AutoConfig.from_pretrained(folder)) is Phi3VConfig
+    batch = question(processor, picture(0))
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_the_alias_of_the_original_code_is_dropped_in_silence(
+    model: Phi3VForCausalLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.save_pretrained(tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.vision_embed_tokens.wte.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    _, report = Phi3VForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+
+    assert not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert "wte" not in caplog.text
+
+
+def test_the_released_configuration_is_read(shared: Path) -> None:
+    config = AutoConfig.from_pretrained(shared / "realdata/tokenizers/phi35_vision")
+
+    assert type(config) is Phi3VConfig
+    assert config.vision_config.num_hidden_layers == 24
+    assert config.rope_parameters["rope_type"] == "longrope"
+    assert len(config.rope_parameters["short_factor"]) == 48
+    assert config._attn_implementation is None
+    assert not hasattr(config, "auto_map")
+
+
+def test_full_size_names_and_shapes(shared: Path) -> None:
+    """On the meta device: no memory for 4 billion parameters."""
+    config = AutoConfig.from_pretrained(shared / "realdata/tokenizers/phi35_vision")
+    with torch.device("meta"):
+        model = Phi3VForCausalLM(config)
+
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    vision = "model.vision_embed_tokens."
+    assert sum(weight.numel() for weight in model.parameters()) == 4_146_621_440
+    assert shapes["model.embed_tokens.weight"] == shapes["lm_head.weight"] == (32064, 3072)
+    assert shapes["model.layers.31.self_attn.qkv_proj.weight"] == (9216, 3072)
+    assert shapes["model.layers.31.mlp.gate_up_proj.weight"] == (16384, 3072)
+    assert shapes[vision + "glb_GN"] == (1, 1, 4096)
+    assert shapes[vision + "sub_GN"] == (1, 1, 1, 4096)
+    assert shapes[vision + "img_projection.0.weight"] == (3072, 4096)
+    assert shapes[vision + "img_projection.2.weight"] == (3072, 3072)
+    assert shapes[vision + "img_processor.vision_model.encoder.layers.23.mlp.fc1.weight"] == (4096, 1024)
+    assert shapes[vision + "img_processor.vision_model.embeddings.position_embedding.weight"] == (577, 1024)
+
+
+def test_the_tiny_model_is_the_same_every_time(processor: Phi3VProcessor, model: Phi3VForCausalLM) -> None:
+    torch.manual_seed(5)
+    again = tiny_model(processor)
+
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    other = tiny_model(processor, seed=1)
+    assert not torch.equal(other.lm_head.weight, model.lm_head.weight)
+
+
+def test_gradient_checkpointing_changes_nothing(processor: Phi3VProcessor) -> None:
+    model = tiny_model(processor).train()
+    batch = question(processor, picture(0))
+    labels = batch["input_ids"].clamp(min=0)
+
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad()
+        model(**batch, labels=labels).loss.backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phi3v.schema import Conversation, Turn, UserError
+from phi3v.trainer.data import Records, check_files, find_files
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str, count: int = 1, *, assistant: str | None = "A") -> Path:
+        path = tmp_path / name
+        turn = Turn(user="Q", assistant=assistant)
+        records = [Conversation(id=f"{name}-{number}", source="s", turns=(turn,)) for number in range(count)]
+        path.write_text("".join(record.to_line() for record in records))
+        return path
+
+    return make
+
+
+def test_names_say_what_a_file_is_for(write: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("b_train.jsonl", "a_train.jsonl", "a_val.jsonl", "a_test.jsonl", "notes.jsonl"):
+        write(name)
+
+    files = find_files(tmp_path)
+
+    assert [path.name for path in files.train] == ["a_train.jsonl", "b_train.jsonl"]
+    assert [path.name for path in files.evaluation] == ["a_val.jsonl"]
+
+
+def test_without_validation_a_labelled_test_is_scored(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("a_train.jsonl")
+    write("a_test.jsonl")
+    write("b_test.jsonl", assistant=None)
+
+    assert [path.name for path in find_files(tmp_path).evaluation] == ["a_test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [([], "no .jsonl file"), (["a_val.jsonl"], r"no \*_train.jsonl in this folder")]
+)
+def test_nothing_to_train_on(write: Callable[..., Path], tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        write(name)
+
+    with pytest.raises(UserError, match=message):
+        find_files(tmp_path)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        find_files(tmp_path / "nowhere")
+
+
+def test_records_of_several_files_in_order(write: Callable[..., Path]) -> None:
+    records = Records([write("a.jsonl", 3), write("b.jsonl", 2)])
+
+    assert [record.id for record in map(records.__getitem__, range(len(records)))] == [
+        "a.jsonl-0",
+        "a.jsonl-1",
+        "a.jsonl-2",
+        "b.jsonl-0",
+        "b.jsonl-1",
+    ]
+    assert records.labelled
+
+
+def test_an_empty_file(write: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="no record in this file"):
+        Records([write("a.jsonl", 0)])
+
+
+def test_a_finding_stops_the_run_before_it_begins(write: Callable[..., Path]) -> None:
+    path = write("a_train.jsonl", 2)
+    check_files([path])
+    path.write_text(path.read_text()[:-20])
+
+    with pytest.raises(UserError, match=rf"{path}:2:\d+: json: .*\n  fix: .*phi3v-data validate {path.parent}"):
+        check_files([path])
