@@ -65,6 +65,3 @@ def test_pre_commit_runs_the_hook_on_jsonl_files(tmp_path: Path) -> None:
     assert bad.returncode == 1
     assert "bad.jsonl:2:61: json: " in bad.stdout
     assert "other.json" not in bad.stdout
-    installed = {path.name for path in (tmp_path / "cache").glob("repo*/py_env-*/lib/python*/site-packages/*")}
-    assert "jsonschema_rs" in installed
-    assert "torch" not in installed

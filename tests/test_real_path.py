@@ -32,8 +32,9 @@ def test_two_real_clips_train_one_step_with_the_real_tokenizer(
     )  # fmt: skip
     validated = run("phi3v-data", "validate", tmp_path / "data")
     trained = run(
-        "phi3v-train", "--data_dir", tmp_path / "data", "--output_dir", tmp_path / "run", "--max_steps", 1, "--logging_steps", 1,
+        "phi3v-train", "--data_dir", tmp_path / "data", "--output_dir", tmp_path / "run", "--max_steps", 1,
         "--model_name_or_path", tmp_path / "model", "--batch_size", 1, "--num_crops", 1, "--max_new_tokens", 4,
+        "--logging_steps", 1,
     )  # fmt: skip
 
     assert converted.returncode == 0, converted.stderr
