@@ -208,7 +208,7 @@ def test_an_interrupted_conversion_leaves_no_jsonl(fixtures: Path, tmp_path: Pat
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_traceback(fixtures: Path) -> None:
-    command = f"{Path(sys.executable).parent}/phi3v-data validate {fixtures}/invalid/*.jsonl | head -1"
+    command = f"'{Path(sys.executable).parent}/phi3v-data' validate '{fixtures}'/invalid/*.jsonl | head -1"
 
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 

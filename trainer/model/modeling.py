@@ -8,20 +8,26 @@ Source: modeling_phi3_v.py of microsoft/Phi-3.5-vision-instruct.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model, Phi3PreTrainedModel
 
+from phi3v.trainer.model.attention import PACKED_SDPA, packed_lengths
 from phi3v.trainer.model.configuration import Phi3VConfig
+from phi3v.trainer.model.generation import ImageGeneration
+from phi3v.trainer.model.rope import LongRotaryEmbedding
 from phi3v.trainer.model.vision import ImageEmbedding
 
 END_OF_TEXT, END_OF_TURN = 32000, 32007
 RELEASED_END = 2  # </s>, which the released generation_config.json names and the model never writes
 IGNORED = -100  # a label that is not learned
+LOSS_CHUNK = 512  # labelled positions whose logits are held at a time
 
 
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
@@ -47,6 +53,8 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
         self.vision_embed_tokens = ImageEmbedding(config)
+        if config.rope_parameters["rope_type"] == "longrope":
+            self.rotary_emb = LongRotaryEmbedding(config)
         self.post_init()
 
     def forward(
@@ -62,11 +70,22 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         image_sizes: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Run the decoder; see `ImageEmbedding.forward` for the images."""
+        """Run the decoder; see `ImageEmbedding.forward` for the images.
+
+        A row may hold several samples end to end (B = 1, no attention_mask): position_ids start anew with each, and
+        none attends to another.
+        """
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")
             inputs_embeds = self._embed(input_ids, pixel_values, crop_counts, image_sizes)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:  # noqa: PLR2004  # of padding
+            # By the mask, so that padding on either side moves no token and lengthens no sample.
+            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        elif lengths := packed_lengths(position_ids, attention_mask):
+            # With a cache transformers would not see the pack, and let samples attend to each other in silence.
+            use_cache = False
+            kwargs |= self._pack(lengths, inputs_embeds.device)
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -75,6 +94,16 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
             use_cache=use_cache,
             **kwargs,
         )
+
+    def _pack(self, lengths: list[int], device: torch.device) -> dict[str, Any]:
+        """Return what the attention must know of a packed row; eager and sdpa see it in position_ids."""
+        if self.config._attn_implementation == PACKED_SDPA:
+            return {"segment_lengths": lengths}
+        if self.config._attn_implementation == "flash_attention_2":
+            bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+            longest = max(lengths)
+            return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        return {}
 
     def _embed(
         self,
@@ -85,17 +114,19 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
     ) -> Tensor:
         embeddings: Tensor = self.embed_tokens(input_ids.clamp(min=0))
         places = input_ids < 0
-        if pixel_values is None:
+        if pixel_values is None or crop_counts is None or image_sizes is None:
             if places.any():
                 raise ValueError("input_ids hold image placeholders, but pixel_values is missing")
-            return embeddings
+            # One token at a time is generation's, in which no process sees images.
+            others_see_images = input_ids.shape[1] > 1 and _several_processes()
+            return embeddings + self.vision_embed_tokens.nothing() if others_see_images else embeddings
         features = self.vision_embed_tokens(pixel_values, crop_counts, image_sizes)
         if len(features) != places.sum():
             raise ValueError(f"{int(places.sum())} image placeholders in input_ids, but {len(features)} image tokens")
         return embeddings.masked_scatter(places.unsqueeze(-1), features.to(embeddings.dtype))
 
 
-class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
+class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
     """The language model head over `Phi3VModel`."""
 
     def __init__(self, config: Phi3VConfig) -> None:
@@ -135,7 +166,8 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
 
         Args:
             input_ids: (B, T); -N stands for a token of image N.
-            labels: (B, T), -100 where nothing is learned; position t is predicted from t - 1.
+            labels: (B, T), -100 where nothing is learned; position t is predicted from t - 1. In a packed row each
+                sample's first label must be -100.
             logits_to_keep: 0 for logits at every position, n for the last n.
             pixel_values, crop_counts, image_sizes: as `ImageEmbedding.forward` takes them.
             num_items_in_batch: labelled tokens of the whole global batch; the loss is the sum over labelled
@@ -168,33 +200,29 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
         )
 
     def _loss(self, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-        """Return the cross entropy; logits are computed only where there is a label."""
+        """Return the cross entropy; logits are computed only where there is a label, and a chunk at a time."""
         targets = labels[:, 1:].to(hidden.device)
         labelled = targets != IGNORED
-        logits = self.lm_head(hidden[:, :-1][labelled]).float()
-        if len(logits) == 0:
-            return (
-                hidden.sum() * 0.0
-            )  # keeps the graph, so that a batch without labels trains nothing but breaks nothing
-        total = cross_entropy(logits, targets[labelled], reduction="sum")
-        return total / (num_items if num_items is not None else len(logits))
+        states, targets = hidden[:, :-1][labelled], targets[labelled]
+        total = hidden.sum() * 0.0  # a batch without labels trains nothing, but has its graph
+        chunks = zip(torch.split(states, LOSS_CHUNK), torch.split(targets, LOSS_CHUNK), strict=True)
+        for own, target in chunks:
+            if torch.is_grad_enabled():
+                # The logits are the largest tensor of a step: thrown away, and computed again on the way back.
+                total = total + checkpoint(self._chunk_loss, own, target, use_reentrant=False)
+            else:
+                total = total + self._chunk_loss(own, target)
+        return total / (num_items if num_items is not None else max(1, len(targets)))
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: Any = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Prepare one step; the images go in with the prompt, and again where the cache is computed anew."""
-        limit = self.config.original_max_position_embeddings
-        # Phi3ForCausalLM drops the cache where the long RoPE factors take over, so that step is a first one again.
-        anew = past_key_values is not None and past_key_values.get_seq_length() <= limit < input_ids.shape[1]
-        images_needed = bool(is_first_iteration or anew)
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, is_first_iteration=images_needed, **kwargs
-        )
-        if not images_needed and kwargs.get("use_cache", True):
-            for name in ("pixel_values", "crop_counts", "image_sizes"):
-                inputs.pop(name, None)
-        return inputs
+    def _chunk_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.lm_head(states).float(), targets, reduction="sum")
+
+
+def _several_processes() -> bool:
+    """Return whether other processes train with this one.
+
+    Under DDP, ZeRO and FSDP every process takes part in the exchange of every weight: one with a text-only batch
+    that left the vision part out would keep the others waiting for ever.
+    """
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -5,6 +5,8 @@ Source: Phi3ImageEmbedding in modeling_phi3_v.py of microsoft/Phi-3.5-vision-ins
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
@@ -58,27 +60,59 @@ class ImageEmbedding(nn.Module):
             crop_counts: (K,) crops of each image.
             image_sizes: (K, 2) height and width in pixels after resizing, multiples of 336.
         """
-        grids = [(height // CROP, width // CROP) for height, width in image_sizes.tolist()]
         counts = crop_counts.tolist()
+        grids = [(height // CROP, width // CROP) for height, width in image_sizes.tolist()]
         if [rows * columns for rows, columns in grids] != counts:
             raise ValueError(f"crop_counts {counts} do not fit image_sizes {image_sizes.tolist()}")
-        crops = torch.split(normalise(pixel_values), counts)
+        images = torch.split(pixel_values, counts)
+        firsts = first_equal(images, grids)
+        different = sorted(set(firsts))
+        sequences = self._encode([images[number] for number in different], [grids[number] for number in different])
+        embeddings = self.img_projection(torch.cat(sequences)).split([len(own) for own in sequences])
+        place = {number: index for index, number in enumerate(different)}
+        return torch.cat([embeddings[place[number]] for number in firsts])
+
+    def nothing(self) -> Tensor:
+        """Return zero, for which every weight was used: for a text-only batch where other processes see images."""
+        blank = torch.zeros(1, 3, CROP, CROP, dtype=torch.uint8, device=self.glb_GN.device)
+        embeddings: Tensor = self(blank, torch.tensor([1]), torch.tensor([[CROP, CROP]]))
+        return embeddings.sum() * 0.0
+
+    def _encode(self, images: list[Tensor], grids: list[tuple[int, int]]) -> list[Tensor]:
+        """Return each image as a sequence (tokens, 4 C): its crops' map, the separator, its whole view's map."""
+        counts = [len(own) for own in images]
+        crops = torch.split(normalise(torch.cat(images)), counts)
         # An image of one crop is its own whole view: nothing to encode a second time.
         wholes = [whole_view(own, *grid) for own, grid in zip(crops, grids, strict=True) if len(own) > 1]
         pixels = torch.cat([*crops, torch.stack(wholes)]) if wholes else torch.cat(crops)
         features = merge_patches(self.img_processor(pixels.to(self.glb_GN.dtype)))
-        maps = iter(features[len(pixel_values) :])
-        rows = []
-        for own, grid in zip(torch.split(features[: len(pixel_values)], counts), grids, strict=True):
+        maps = iter(features[sum(counts) :])
+        sequences = []
+        for own, grid in zip(torch.split(features[: sum(counts)], counts), grids, strict=True):
             whole = next(maps) if len(own) > 1 else own[0]
-            rows += [self._with_row_ends(tile(own, *grid)), self.glb_GN[0], self._with_row_ends(whole)]
-        projected: Tensor = self.img_projection(torch.cat(rows))
-        return projected
+            parts = [self._with_row_ends(tile(own, *grid)), self.glb_GN[0], self._with_row_ends(whole)]
+            sequences.append(torch.cat(parts))
+        return sequences
 
     def _with_row_ends(self, image_map: Tensor) -> Tensor:
         """Return a map (H, W, C) as a sequence (H * (W + 1), C), each row followed by the row end."""
         ends = self.sub_GN[0].expand(len(image_map), 1, -1)
         return torch.cat([image_map, ends], dim=1).flatten(0, 1)
+
+
+def first_equal(images: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[int]:
+    """Return for each image the number of the first one with the same crops: its own, if there is none before."""
+    sums = torch.stack([own.sum(dtype=torch.int64) for own in images]).tolist()
+    seen: dict[tuple[tuple[int, int], int], list[int]] = {}
+    firsts = []
+    for number, key in enumerate(zip(grids, sums, strict=True)):
+        # Equal sums make it likely, equal crops make it sure.
+        earlier = seen.setdefault(key, [])
+        first = next((other for other in earlier if torch.equal(images[other], images[number])), number)
+        if first == number:
+            earlier.append(number)
+        firsts.append(first)
+    return firsts
 
 
 def merge_patches(features: Tensor) -> Tensor:

@@ -310,3 +310,104 @@ def test_gradient_checkpointing_changes_nothing(processor: Phi3VProcessor) -> No
 
     assert len(gradients[0]) == len(gradients[1])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_an_image_used_twice_is_encoded_once(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = model.model.vision_embed_tokens
+    pictures = [picture(1), picture(2), picture(1), picture(2, 64, 32), picture(1)]
+    made = processor.image_processor.preprocess(pictures, num_crops=2)
+    seen = []
+    tower = embed.img_processor.forward
+    monkeypatch.setattr(embed.img_processor, "forward", lambda pixels: seen.append(len(pixels)) or tower(pixels))
+
+    together = embed(**made)
+
+    # Pictures 1 and 2 are one crop each, which is their whole view, too; the last is two crops and a whole view.
+    assert seen == [1 + 1 + 2 + 1]
+    alone = torch.cat([embed(**processor.image_processor.preprocess(own, num_crops=2)) for own in pictures])
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_an_image_used_twice_gets_both_gradients(processor: Phi3VProcessor) -> None:
+    embed = tiny_model(processor).model.vision_embed_tokens
+    gradients = []
+    for pictures in ([picture(1)], [picture(1), picture(1)]):
+        embed.zero_grad()
+        embed(**processor.image_processor.preprocess(pictures, num_crops=1)).square().sum().backward()
+        gradients.append(embed.img_projection[2].weight.grad.clone())
+
+    assert torch.allclose(gradients[1], 2 * gradients[0], rtol=1e-4)
+
+
+def test_images_with_different_crops_mix_in_a_batch(model: Phi3VForCausalLM, processor: Phi3VProcessor) -> None:
+    embed = model.model.vision_embed_tokens
+    parts = [processor.image_processor.preprocess(picture(number), num_crops=number) for number in (1, 4, 16)]
+
+    together = embed(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    assert (together - torch.cat([embed(**part) for part in parts])).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 2, "top_k": 1},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+        {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "min_new_tokens": 2},
+    ],
+    ids=str,
+)
+def test_ways_of_generating_with_several_images(
+    model: Phi3VForCausalLM, processor: Phi3VProcessor, options: dict[str, Any]
+) -> None:
+    """Two rows with one and two images: each gets its own images, however often it is repeated."""
+    from phi3v.trainer.collate import collate
+    from phi3v.trainer.encode import Example
+
+    prompts = [question(processor, picture(1)), question(processor, picture(2), picture(3))]
+    examples = [
+        Example(
+            id="",
+            input_ids=prompt["input_ids"][0].tolist(),
+            labels=[0] * prompt["input_ids"].shape[1],
+            images={name: prompt[name] for name in ("pixel_values", "crop_counts", "image_sizes")},
+            answers=(),
+        )
+        for prompt in prompts
+    ]
+    batch = collate(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
+    del batch["labels"]
+    options = {"max_new_tokens": 4, "eos_token_id": 1, "pad_token_id": 0} | options
+
+    written = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+
+    assert len(written) == 2 * options.get("num_return_sequences", 1)
+    if "temperature" not in options:
+        for number, prompt in enumerate(prompts):
+            alone = model.generate(**prompt, **options)[:, prompt["input_ids"].shape[1] :]
+            assert written[number * len(alone) : (number + 1) * len(alone)].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 511, 512, 513, 1500])
+def test_the_loss_in_chunks_is_the_loss(model: Phi3VForCausalLM, count: int) -> None:
+    ids = torch.randint(300, 700, (1, 1600), generator=torch.Generator().manual_seed(2))
+    labels = ids.clone()
+    labels[0, :-count] = IGNORED
+
+    loss = model(input_ids=ids, labels=labels).loss
+    loss.backward()
+    chunked = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+
+    logits = model(input_ids=ids).logits
+    plain = cross_entropy(logits[0, :-1], labels[0, 1:])
+    plain.backward()
+    assert abs(loss - plain) < 3e-6
+    assert (chunked - model.lm_head.weight.grad).abs().max() < 1e-6
+    model.zero_grad()
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids, labels=labels).loss, model(input_ids=ids, labels=labels).loss)
