@@ -80,7 +80,8 @@ class Encoder:
         path = self._image_root / name
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                image.load()  # the file is closed below
+                return self._processor.image_processor.to_rgb(image)
         except (
             OSError,
             SyntaxError,

@@ -11,15 +11,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from phi3v.schema.tokens import CROP, crop_columns, image_tokens
+from phi3v.schema.tokens import CROP, crop_grid, image_tokens
 from phi3v.trainer.model.pixels import CLIP_MEAN, CLIP_STD, normalise, whole_view
 
 WHITE = 255
+BILINEAR = Image.Resampling.BILINEAR
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" is what Pillow makes of some 16-bit files
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
@@ -27,6 +29,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
     Args:
         num_crops: the most crops of an image, 1 to 16, the view of the whole image not counted.
+        apply_exif_orientation: turn pictures upright as their EXIF data say; the original does not.
         image_mean, image_std, do_convert_rgb, num_img_tokens: as in the released files; the model relies on them.
     """
 
@@ -35,15 +38,17 @@ class Phi3VImageProcessor(BaseImageProcessor):
     def __init__(
         self,
         num_crops: int = 4,
+        apply_exif_orientation: bool = False,  # noqa: FBT001, FBT002  # a field of the saved file, as the next
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
-        do_convert_rgb: bool = True,  # noqa: FBT001, FBT002  # a field of the released preprocessor_config.json
+        do_convert_rgb: bool = True,  # noqa: FBT001, FBT002
         num_img_tokens: int = 144,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("auto_map", None)  # else it would be saved, and ask to run remote code
         super().__init__(**kwargs)
         self.num_crops = num_crops
+        self.apply_exif_orientation = apply_exif_orientation
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.do_convert_rgb = do_convert_rgb
@@ -72,13 +77,13 @@ class Phi3VImageProcessor(BaseImageProcessor):
             image_sizes: (K, 2) int64, height and width in pixels after resizing, multiples of 336.
 
         Raises:
-            ValueError: a picture without area, or too thin for any crop.
+            ValueError: a picture without area, too thin for any crop, or of a mode that has no RGB.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors is 'pt', not {return_tensors!r}")
         limit = num_crops or self.num_crops
         pictures = [images] if isinstance(images, Image.Image) else list(images)
-        crops = [cut(picture, limit) for picture in pictures]
+        crops = [cut(self.to_rgb(picture), limit) for picture in pictures]
         pixels = [torch.from_numpy(own.reshape(-1, 3, CROP, CROP)) for own in crops]
         data = {
             "crop_counts": torch.tensor([len(own) for own in pixels]),
@@ -89,35 +94,58 @@ class Phi3VImageProcessor(BaseImageProcessor):
             return BatchFeature({"pixel_values": _original(pixels, grids, limit), **data})
         return BatchFeature({"pixel_values": torch.cat(pixels), **data})
 
+    def to_rgb(self, picture: Image.Image) -> Image.Image:
+        """Return a picture in RGB, upright if so chosen: of an animation the frame it stands at, without transparency.
+
+        Raises:
+            ValueError: its mode has no RGB.
+        """
+        return to_rgb(ImageOps.exif_transpose(picture) if self.apply_exif_orientation else picture)
+
     def token_count(self, width: int, height: int, *, num_crops: int | None = None) -> int:
         """Return how many tokens an image of `width` x `height` pixels takes."""
         return image_tokens(width, height, num_crops or self.num_crops)
 
 
-def cut(picture: Image.Image, num_crops: int) -> NDArray[np.uint8]:
-    """Resize a picture to whole crops, white above and below, and cut it.
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, as `convert("RGB")` does but for 16-bit grey.
+
+    Pillow clips that at 255, so that nearly all of it turns white; here it keeps its upper eight bits.
+
+    Raises:
+        ValueError: a mode that has no RGB, as LAB and floating point.
+    """
+    if picture.mode in SIXTEEN_BITS:
+        values = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("a picture of floating point numbers has no defined white: save it with 8 or 16 bits")
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # the same colours; without it Pillow warns
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def cut(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
+    """Resize a picture in RGB to whole crops, white above and below, and cut it.
 
     Returns:
         (rows, columns, 3, 336, 336) uint8.
     """
-    image = picture.convert("RGB")
-    width, height = image.size
-    image_tokens(width, height, num_crops)  # raises for shapes that have no crops
-    # Upright pictures are transposed, not resized as they are: Pillow rounds between its two passes, so the
-    # result would differ in the last bit from the original's.
-    upright = width < height
-    if upright:
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-        width, height = height, width
-    columns = crop_columns(width, height, num_crops)
-    size = (CROP * columns, int(CROP * columns / (width / height)))
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    rows = -(-size[1] // CROP)
-    above = (rows * CROP - size[1]) // 2
+    rows, columns = crop_grid(*image.size, num_crops)
+    long, short = max(image.size), min(image.size)
+    scaled = CROP * max(rows, columns)
+    fitted = int(scaled / (long / short))  # a float, as in the original
+    if image.width < image.height:
+        # The original turns the picture on its side, and Pillow rounds to 8 bits between its two passes. One pass at
+        # a time, the long side first, gives the same bits without turning millions of pixels twice.
+        resized = image.resize((image.width, scaled), BILINEAR).resize((fitted, scaled), BILINEAR)
+    else:
+        resized = image.resize((scaled, fitted), BILINEAR)
     padded = np.full((rows * CROP, columns * CROP, 3), WHITE, dtype=np.uint8)
-    padded[above : above + size[1]] = pixels
+    left, above = (columns * CROP - resized.width) // 2, (rows * CROP - resized.height) // 2
+    padded[above : above + resized.height, left : left + resized.width] = np.asarray(resized)
     grid = padded.reshape(rows, CROP, columns, CROP, 3)  # row, y, column, x, channel
-    return np.ascontiguousarray(grid.transpose((2, 0, 4, 3, 1) if upright else (0, 2, 4, 1, 3)))
+    return np.ascontiguousarray(grid.transpose(0, 2, 4, 1, 3))
 
 
 def _original(crops: list[Tensor], grids: list[tuple[int, ...]], num_crops: int) -> Tensor:

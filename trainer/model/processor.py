@@ -72,7 +72,7 @@ class Phi3VProcessor(ProcessorMixin):
         if sorted(order) != list(range(1, len(pictures) + 1)):
             raise ValueError(f"the text names the images {order}, but {len(pictures)} are given: tag each of them once")
         # The model fills placeholders in the order of the pixels, so the pixels take the order of the tags.
-        placed = [pictures[number - 1] for number in order]
+        placed = [self.image_processor.to_rgb(pictures[number - 1]) for number in order]
         data: dict[str, Any] = {}
         if placed:
             data = dict(self.image_processor.preprocess(placed, num_crops=num_crops, return_tensors=return_tensors))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from phi3v.schema.tokens import crop_grid
+from phi3v.schema.tokens import crop_grid, image_tokens
 from phi3v.trainer.model import Phi3VImageProcessor
+from phi3v.trainer.model.image_processor import to_rgb
 from phi3v.trainer.model.pixels import CLIP_MEAN, CLIP_STD, normalise
 
 
@@ -99,6 +100,97 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     made = Phi3VImageProcessor().preprocess(image)
 
     assert torch.equal(made["pixel_values"], Phi3VImageProcessor().preprocess(image.convert("RGB"))["pixel_values"])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", ">u2", "int32"])
+def test_16_bit_grey_keeps_its_upper_bits(dtype: str) -> None:
+    """Pillow alone would make all of it but the darkest 256 levels white."""
+    values = np.arange(65536, dtype=dtype).reshape(256, 256)
+
+    rgb = np.asarray(to_rgb(Image.fromarray(values)))
+
+    assert np.array_equal(rgb, np.repeat((np.arange(65536).reshape(256, 256, 1) // 256), 3, axis=2))
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_a_palette_with_transparency_keeps_its_colours() -> None:
+    image = noise(40, 30).quantize(64)
+    image.info["transparency"] = bytes(range(64))
+
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image.convert("RGB")))
+
+
+def test_floating_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
+        Phi3VImageProcessor().preprocess(Image.new("F", (10, 10)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_as_the_user_chooses(orientation: int, tmp_path: Path) -> None:
+    upright = noise(64, 32)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright.save(tmp_path / "a.png", exif=exif)
+
+    with Image.open(tmp_path / "a.png") as stored:
+        plain = Phi3VImageProcessor().preprocess(stored)
+        turned = Phi3VImageProcessor(apply_exif_orientation=True).preprocess(stored)
+
+    assert torch.equal(plain["pixel_values"], Phi3VImageProcessor().preprocess(upright)["pixel_values"])
+    # Pillow's own table of what each orientation needs, by hand.
+    steps = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+    expected = upright.transpose(Image.Transpose(steps[orientation])) if orientation > 1 else upright
+    assert torch.equal(turned["pixel_values"], Phi3VImageProcessor().preprocess(expected)["pixel_values"])
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [noise(40, 40, seed) for seed in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+
+    with Image.open(tmp_path / "a.webp") as animation:
+        made = Phi3VImageProcessor().preprocess(animation)
+
+    assert torch.equal(made["pixel_values"], Phi3VImageProcessor().preprocess(frames[0])["pixel_values"])
+
+
+def test_token_counts_of_ten_thousand_sizes_are_the_processors() -> None:
+    """Counted from the grid of the crops that were really cut; a grey line is resized fast."""
+    generator = np.random.default_rng(0)
+    checked = 0
+    while checked < 10_000:
+        width, height = (int(side) for side in np.exp(generator.uniform(0, np.log(3000), size=2)).astype(int))
+        num_crops = int(generator.integers(1, 17))
+        try:
+            rows, columns = crop_grid(width, height, num_crops)
+        except ValueError:
+            continue
+        long, short = max(width, height), min(width, height)
+        scale = max(s for s in range(1, num_crops + 1) if s * np.ceil(s / (long / short)) <= num_crops)
+        across = int(np.ceil(int(336 * scale / (long / short)) / 336))
+        grid = (scale, across) if width < height else (across, scale)
+        assert (rows, columns) == grid
+        assert (
+            image_tokens(width, height, num_crops)
+            == sum(1 for _ in range(grid[0] * 12) for _ in range(grid[1] * 12 + 1)) + 1 + 12 * 13
+        )
+        checked += 1
+
+
+@pytest.mark.slow
+def test_every_real_picture_is_cut_as_its_header_foretells(shared: Path) -> None:
+    processor = Phi3VImageProcessor(num_crops=16)
+    refused = {}
+    for path in sorted((shared / "realdata" / "images").iterdir()):
+        with Image.open(path) as picture:
+            try:
+                made = processor.preprocess(picture)
+            except ValueError as error:
+                refused[path.name] = str(error)
+                continue
+            rows, columns = crop_grid(*picture.size, 16)
+        assert made["crop_counts"].tolist() == [rows * columns], path.name
+
+    assert list(refused) == ["lab.tif"]
 
 
 def test_num_crops_can_be_chosen_for_a_call() -> None:
