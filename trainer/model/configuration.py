@@ -44,12 +44,27 @@ class Phi3VConfig(Phi3Config):
         return super().from_dict({k: v for k, v in config_dict.items() if k not in released}, **kwargs)
 
     def convert_rope_params_to_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the RoPE parameters, and spell out the ratio of the two lengths: transformers warns without it."""
+        """Read the RoPE parameters, and complete those of the released style ("su")."""
         rest = super().convert_rope_params_to_dict(*args, **kwargs)
         rope = self.rope_parameters
         if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
+            # transformers warns without the ratio of the two lengths.
             rope.setdefault("factor", self.max_position_embeddings / self.original_max_position_embeddings)
+            self.standardize_rope_params()
         return rest
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return what is saved: RoPE and type under the names of the released files, which other programs read."""
+        saved: dict[str, Any] = super().to_diff_dict()
+        rope = saved.get("rope_parameters") or {}
+        if rope.get("rope_type") == "longrope":
+            del saved["rope_parameters"]
+            saved["rope_theta"] = rope["rope_theta"]
+            factors = {name: rope[name] for name in ("short_factor", "long_factor")}
+            saved["rope_scaling"] = {"type": rope.get("type", "longrope"), **factors}
+        if "dtype" in saved:
+            saved["torch_dtype"] = saved["dtype"]
+        return saved
 
     @property
     def vision_config(self) -> CLIPVisionConfig:

@@ -113,7 +113,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     Pillow clips that at 255, so that nearly all of it turns white; here it keeps its upper eight bits.
 
     Raises:
-        ValueError: a mode that has no RGB, as LAB and floating point.
+        ValueError: a mode that has no RGB, as floating point.
     """
     if picture.mode in SIXTEEN_BITS:
         values = np.asarray(picture).astype(np.int64)

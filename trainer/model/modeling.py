@@ -119,7 +119,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
                 raise ValueError("input_ids hold image placeholders, but pixel_values is missing")
             # One token at a time is generation's, in which no process sees images.
             others_see_images = input_ids.shape[1] > 1 and _several_processes()
-            return embeddings + self.vision_embed_tokens.nothing() if others_see_images else embeddings
+            return embeddings + self.vision_embed_tokens.nothing(embeddings.device) if others_see_images else embeddings
         features = self.vision_embed_tokens(pixel_values, crop_counts, image_sizes)
         if len(features) != places.sum():
             raise ValueError(f"{int(places.sum())} image placeholders in input_ids, but {len(features)} image tokens")

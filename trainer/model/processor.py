@@ -5,6 +5,7 @@ Source: Phi3VProcessor in processing_phi3_v.py of microsoft/Phi-3.5-vision-instr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ class Phi3VProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_processor: Phi3VImageProcessor
         self.tokenizer: PreTrainedTokenizerBase
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Write the processor's files, those of the released layout included."""
+        self.tokenizer.init_kwargs.pop("auto_map", None)  # asks to run remote code
+        saved = super().save_pretrained(save_directory, **kwargs)
+        # Where programs other than transformers 5 look for it.
+        self.image_processor.save_pretrained(save_directory)
+        return saved
 
     @property
     def end_ids(self) -> list[int]:

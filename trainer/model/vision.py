@@ -72,9 +72,10 @@ class ImageEmbedding(nn.Module):
         place = {number: index for index, number in enumerate(different)}
         return torch.cat([embeddings[place[number]] for number in firsts])
 
-    def nothing(self) -> Tensor:
+    def nothing(self, device: torch.device) -> Tensor:
         """Return zero, for which every weight was used: for a text-only batch where other processes see images."""
-        blank = torch.zeros(1, 3, CROP, CROP, dtype=torch.uint8, device=self.glb_GN.device)
+        # The device is passed in: ZeRO-3 would gather a weight that is only looked at, on this process alone.
+        blank = torch.zeros(1, 3, CROP, CROP, dtype=torch.uint8, device=device)
         embeddings: Tensor = self(blank, torch.tensor([1]), torch.tensor([[CROP, CROP]]))
         return embeddings.sum() * 0.0
 

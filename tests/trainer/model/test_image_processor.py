@@ -190,7 +190,7 @@ def test_every_real_picture_is_cut_as_its_header_foretells(shared: Path) -> None
             rows, columns = crop_grid(*picture.size, 16)
         assert made["crop_counts"].tolist() == [rows * columns], path.name
 
-    assert list(refused) == ["lab.tif"]
+    assert refused == {}
 
 
 def test_num_crops_can_be_chosen_for_a_call() -> None:
