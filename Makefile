@@ -15,7 +15,7 @@ ifneq (3.81,$(firstword $(sort 3.81 $(MAKE_VERSION))))
 $(error GNU make 3.81 or newer is needed, this is "$(MAKE_VERSION)"; Debian: apt install make, macOS: xcode-select --install)
 endif
 
-.PHONY: demo test test_all lint types clean FORCE
+.PHONY: demo test lint types clean FORCE
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -23,10 +23,6 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
-
-# The same tests, the ones that CI leaves out for their time included.
-test_all: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "" $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -46,10 +42,12 @@ $(VENV)/.made:
 	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
-# Installs again only if TORCH names another torch than last time; without TORCH, whatever is there stays.
+# Installs again only if TORCH names another torch than last time; without TORCH, whatever is there stays. The value
+# goes through the environment, so that the shell takes no > in it for a redirection.
+export TORCH
 $(VENV)/.torch: $(VENV)/.made FORCE
-	@[ -e $@ ] && { [ -z '$(TORCH)' ] || [ "$$(cat $@)" = '$(TORCH)' ]; } || { \
-		echo "installing $(or $(TORCH),torch)" && $(PIP) $(or $(TORCH),torch) && echo '$(TORCH)' > $@; }
+	@[ -e $@ ] && { [ -z "$$TORCH" ] || [ "$$(cat $@)" = "$$TORCH" ]; } || { \
+		echo "installing $${TORCH:-torch}" && $(PIP) $${TORCH:-torch} && echo "$$TORCH" > $@; }
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@echo "installing phi3v"

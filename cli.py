@@ -6,6 +6,8 @@ What is heavy is imported by the command that needs it, so that `--help` and a h
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections import Counter
@@ -14,16 +16,16 @@ from dataclasses import MISSING, Field, fields
 from inspect import getdoc
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import click
 
 from phi3v.schema.errors import UserError, require
 
 if TYPE_CHECKING:
-    from phi3v.schema import Finding
+    from phi3v.schema import Checker, Finding
 
-FINDINGS, UNUSABLE, INTERRUPTED = 1, 2, 130
+FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 SECONDS_BETWEEN_LINES = 5.0
 
 # --out-dir is taken for --out_dir.
@@ -62,8 +64,13 @@ def _run(command: click.Command) -> NoReturn:
         click.echo("interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        sys.stderr.close()
-        code = FINDINGS
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+        code = BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"error: {error.strerror}\n  fix: free some space where the output goes", err=True)
+        code = UNUSABLE
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -78,7 +85,7 @@ def options_of(settings: type) -> list[click.Option]:
 
 def _option(field: Field[Any], kind: Any, text: str) -> click.Option:
     required = field.default is MISSING
-    if get_origin(kind) in {UnionType, Annotated}:
+    if get_origin(kind) is UnionType:
         kind = next(part for part in get_args(kind) if part is not type(None))
     name = f"--{field.name}"
     if kind is bool:
@@ -234,32 +241,39 @@ def validate(paths: Sequence[Path], image_root: Path | None, form: Literal["text
       phi3v-data validate data
       phi3v-data validate --format json train.jsonl
     """
+    from phi3v.schema import Checker
     from phi3v.schema.report import report
 
-    counts: Counter[str] = Counter()
-    for part in report(_findings(paths, image_root, counts), form):
+    groups = [(Checker(image_root=image_root), _data_files(path)) for path in paths]
+    codes: Counter[str] = Counter()
+    for part in report(_findings(groups, codes), form):
         click.echo(part, nl=False)
-    found = {code: count for code, count in counts.items() if code not in {"files", "records"}}
-    state = ", ".join(f"{count} {code}" for code, count in sorted(found.items())) or "no findings"
-    click.echo(f"{counts['records']} records in {counts['files']} files: {state}", err=True)
-    if found:
-        _echo_fixes(found)
+    records, files = sum(checker.records for checker, _ in groups), sum(len(files) for _, files in groups)
+    state = ", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "no findings"
+    click.echo(f"{records} records in {files} files: {state}", err=True)
+    if codes:
+        _echo_fixes(codes)
         raise click.exceptions.Exit(FINDINGS)
 
 
-def _findings(paths: Iterable[Path], image_root: Path | None, counts: Counter[str]) -> Iterator[Finding]:
-    """Yield all findings, counting them by code, and files and records beside."""
-    from phi3v.schema import Checker
+def _data_files(path: Path) -> list[Path]:
+    """Return the files that an argument stands for; told to be unreadable before anything is printed."""
     from phi3v.schema.check import jsonl_files
 
-    for path in paths:
-        checker = Checker(image_root=image_root)
-        for file in jsonl_files(path) if path.is_dir() else [path]:
-            counts["files"] += 1
+    files = jsonl_files(path) if path.is_dir() else [path]
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise UserError("cannot read it", where=file, fix="make it readable")
+    return files
+
+
+def _findings(groups: Iterable[tuple[Checker, Sequence[Path]]], codes: Counter[str]) -> Iterator[Finding]:
+    """Yield all findings, counting them by code."""
+    for checker, files in groups:
+        for file in files:
             for finding in checker.check(file):
-                counts[finding.code] += 1
+                codes[finding.code] += 1
                 yield finding
-        counts["records"] += checker.records
 
 
 def _echo_fixes(codes: Iterable[str]) -> None:
@@ -336,7 +350,9 @@ def model() -> None:
 
 
 _MODEL = click.option("--model", "name", required=True, help="A folder, an adapter's folder, a hub id, or 'tiny'.")
-_LENGTH = click.option("--max_new_tokens", default=64, show_default=True, help="Longest answer.")
+_LENGTH = click.option(
+    "--max_new_tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer."
+)
 
 
 @model.command()
@@ -370,7 +386,7 @@ def predict(name: str, images: Sequence[str], max_new_tokens: int, question: str
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the scores and answers go, as JSON."
 )
-@click.option("--batch_size", default=8, show_default=True, help="Samples answered at a time.")
+@click.option("--batch_size", type=click.IntRange(min=1), default=8, show_default=True, help="Samples at a time.")
 @_LENGTH
 def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_new_tokens: int) -> None:
     """Score a model on a labelled JSONL file."""
@@ -378,6 +394,8 @@ def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_ne
     from phi3v.trainer.answer import answer_file
     from phi3v.trainer.evaluate import accuracy, write_scores
 
+    if output and not os.access(output.absolute().parent, os.W_OK):
+        raise UserError("cannot write here", where=output.absolute().parent, fix="choose another --output")
     predictions = []
     with Progress("answering") as progress:
         for prediction in answer_file(name, path, batch_size=batch_size, max_new_tokens=max_new_tokens):

@@ -100,7 +100,7 @@ def packing() -> dict[str, float]:
     for name in ("padded", "one by one"):
         assert abs(first["packed"][0] - first[name][0]) < 1e-5, "the paths must compute the same loss"
         cosine = torch.nn.functional.cosine_similarity(first["packed"][2].double(), first[name][2].double(), dim=0)
-        assert cosine >= 0.999999, "the paths must compute the same gradient"  # noqa: PLR2004
+        assert cosine >= 0.999999, "the paths must compute the same gradient"
     times = {name: [] for name in models}  # type: dict[str, list[float]]
     for _ in range(ROUNDS):
         for name, model in models.items():
@@ -148,7 +148,7 @@ def memory() -> dict[str, float]:
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
             losses.append(float(out[0]))
             peaks.append(int(out[1]))
-        assert abs(losses[0] - losses[1]) < 1e-3, "both must compute the same loss"  # noqa: PLR2004
+        assert abs(losses[0] - losses[1]) < 1e-3, "both must compute the same loss"
         found[f"loss_memory_at_{share:.0%}"] = round(peaks[0] / peaks[1], 3)
         print(f"loss at {share:.0%} labels: {peaks[0] >> 20} MiB against {peaks[1] >> 20} MiB")
     return found

@@ -21,18 +21,16 @@ class Draft:
         split: one of `SPLITS`.
         turns: the conversation.
         images: path below the image root -> the file's bytes.
-        metadata: the record's metadata, if any.
     """
 
     id: str
     split: str
     turns: tuple[Turn, ...]
     images: Mapping[str, bytes] = field(default_factory=dict)
-    metadata: Mapping[str, Any] | None = None
 
     def record(self, source: str) -> Conversation:
         """Return the record as it is written."""
-        return Conversation(id=self.id, source=source, turns=self.turns, metadata=self.metadata)
+        return Conversation(id=self.id, source=source, turns=self.turns)
 
 
 class Converter(Protocol):

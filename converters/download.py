@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phi3v.schema import UserError
+from phi3v.schema.errors import first_line
 
 
 def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
@@ -26,5 +27,4 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
     try:
         return Path(hf_hub_download(repo, name, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot fetch {name} from the hub's {repo} ({reason})", fix=by_hand) from error
+        raise UserError(f"cannot fetch {name} from the hub's {repo} ({first_line(error)})", fix=by_hand) from error

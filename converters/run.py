@@ -9,7 +9,7 @@ from typing import Any
 
 from phi3v.converters.registry import converter
 from phi3v.converters.sink import Sink
-from phi3v.schema import Conversation
+from phi3v.schema import Conversation, RecordError, UserError
 from phi3v.schema.errors import require
 
 
@@ -37,4 +37,9 @@ def convert(name: str, options: Any, *, out_dir: Path, overwrite: bool = False) 
         if options.src_dir is None:
             options = module.fetch(options, Path(folder))
         for item in module.plan(options):
-            yield sink.write(module.render(item))
+            try:
+                draft = module.render(item)
+            except RecordError as error:
+                fix = "rename what it is made from, such as a class folder"
+                raise UserError(f"{item} breaks the contract: {error}", fix=fix) from error
+            yield sink.write(draft)

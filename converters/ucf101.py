@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +46,7 @@ class Options:
         None
     )
     split_lists: Annotated[Path | None, "Folder of the official trainlist0N.txt and testlist0N.txt."] = None
-    split: Annotated[Literal["1", "2", "3"], "Which of the official lists."] = "1"
+    split: Annotated[Literal["1", "2", "3"] | None, "Which of the official lists. [default: 1]"] = None
     val_fraction: Annotated[float, "Share of each class's training groups that becomes the validation split."] = 0.2
     num_frames: Annotated[int, "Frames taken from each clip, at even distances."] = 8
 
@@ -77,11 +78,14 @@ def plan(options: Options) -> Iterator[Clip]:
         raise UserError(f"--num_frames {options.num_frames} takes no frame", fix="give 1 or more")
     if not 0 <= options.val_fraction < 1:
         raise UserError(f"--val_fraction {options.val_fraction} is not a share", fix="give 0 (none) or more, below 1")
-    official = read_lists(options.split_lists, options.split) if options.split_lists else {}
+    if options.split and not options.split_lists:
+        raise UserError(f"--split {options.split} without --split_lists", fix="say where the official lists are")
+    official = read_lists(options.split_lists, options.split or "1") if options.split_lists else {}
     found = _find(options, official)
     split_of = _splits(found, official, options.val_fraction)
     labels = tuple(sorted({clip.label for clip in found}))
     ordered = sorted(found, key=lambda clip: (SPLITS.index(split_of[clip]), clip.label, clip.path.name))
+    _refuse_shared_names(ordered, split_of)
     for index, clip in enumerate(ordered):
         yield Clip(
             index=index,
@@ -121,23 +125,27 @@ def _find(options: Options, official: dict[str, Entry]) -> list[Found]:
     # The archives unpack to a folder of their own name; it is taken, and so is its parent.
     inner = [path for name in ("UCF101_subset", "UCF-101") if (path := options.src_dir / name).is_dir()]
     root = inner[0] if inner else options.src_dir
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    splits = [split for split in SPLITS if (root / split).is_dir() and _folders(root / split)]
     if splits and options.split_lists:
         raise UserError("--split_lists, but the folders are splits already", where=root, fix="leave --split_lists out")
     if splits:
         return [replace(clip, split=split) for split in splits for clip in _in_class_folders(root / split)]
     if flat := _clips(root):
+        if nested := [folder for folder in _folders(root) if _clips(folder)]:
+            fix = f"move {flat[0].name} into its class folder, or all clips here"
+            raise UserError(f"clips here and in {nested[0].name}/ as well", where=root, fix=fix)
         spelling = {name.lower(): name for name in CLASSES}
         return [Found(path, _label(path, official, spelling)) for path in flat]
     return _in_class_folders(root)
 
 
 def _in_class_folders(root: Path) -> list[Found]:
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    folders = _folders(root)
     if not folders:
-        raise UserError("no class folders and no clips", where=root, fix="point --src_dir at the unpacked UCF-101")
+        fix = "point --src_dir at the unpacked UCF-101, or lay the clips out as {train,val,test}/<Class>/*.avi"
+        raise UserError("no class folders", where=root, fix=fix)
     found = []
-    for folder in sorted(folders):
+    for folder in folders:
         clips = _clips(folder)
         if not clips:
             raise UserError("no .avi clip in this class folder", where=folder, fix="remove it, or put its clips there")
@@ -145,11 +153,31 @@ def _in_class_folders(root: Path) -> list[Found]:
     return found
 
 
+def _folders(root: Path) -> list[Path]:
+    return [path for path in _listing(root) if path.is_dir()]
+
+
 def _clips(folder: Path) -> list[Path]:
-    # Names with a dot in front are leftovers of macOS archives, not clips.
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() == ".avi" and not p.name.startswith(".") and p.is_file()
-    )
+    clips = [path for path in _listing(folder) if path.suffix.lower() == ".avi"]
+    for path in clips:
+        if not path.is_file():
+            raise UserError("named like a clip, but not a file", where=path, fix="remove it, or put the clip there")
+    return clips
+
+
+def _listing(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in name order; names with a dot in front are leftovers of macOS archives."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read this folder ({error.strerror})", where=folder, fix="make it readable") from error
+
+
+def _refuse_shared_names(ordered: list[Found], split_of: dict[Found, str]) -> None:
+    for one, other in pairwise(ordered):
+        if (one.label, one.path.stem, split_of[one]) == (other.label, other.path.stem, split_of[other]):
+            what = f"{one.path.name} and {other.path.name} would share their frames' names"
+            raise UserError(what, where=other.path.parent, fix="rename one of them")
 
 
 def _label(path: Path, official: dict[str, Entry], spelling: dict[str, str]) -> str:

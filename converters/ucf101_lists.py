@@ -48,7 +48,11 @@ def read_lists(folder: Path, number: str) -> dict[str, Entry]:
         path = folder / f"{split}list0{number}.txt"
         if not path.is_file():
             raise UserError("no such list", where=path, fix="point --split_lists at the folder ucfTrainTestlist")
-        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read this list ({error})", where=path, fix="fetch it again") from error
+        for line, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             label, _, name = text.split()[0].partition("/")

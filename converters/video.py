@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def frame_indices(total: int, count: int) -> list[int]:
     """Return floor(k total / count) for k below `count`, each index once: fewer than `count` if `total` is smaller."""
-    return sorted({k * total // count for k in range(count)})
+    return list(range(total)) if count >= total else [k * total // count for k in range(count)]
 
 
 def read_frames(path: Path, count: int) -> list[NDArray[np.uint8]]:
@@ -53,7 +53,8 @@ def _decode(path: Path, count: int, total: int | None) -> tuple[list[NDArray[np.
     decoded = 0
     announced = 0
     try:
-        with av.open(str(path)) as container:
+        # Absolute, since FFmpeg takes what stands before a colon for a protocol; old clips' titles are not UTF-8.
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UserError("no video stream in this file", where=path, fix="remove the file")
             stream = container.streams.video[0]
@@ -66,6 +67,8 @@ def _decode(path: Path, count: int, total: int | None) -> tuple[list[NDArray[np.
                 if index in wanted:
                     taken.append(np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8))
                 decoded += 1
+    except PermissionError as error:
+        raise UserError(f"cannot read this file ({error.strerror})", where=path, fix="make it readable") from error
     except av.FFmpegError as error:
         seen = f"after {decoded} of {announced} announced frames " if announced else ""
         raise UserError(

@@ -15,7 +15,7 @@ import orjson
 from phi3v.schema.errors import UserError
 from phi3v.schema.findings import CODES, Finding
 from phi3v.schema.jsonl import Line, read_lines
-from phi3v.schema.locate import column_of, pointer_of
+from phi3v.schema.locate import Columns, pointer_of
 from phi3v.schema.rules import Breach, breaches
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def jsonl_files(folder: Path) -> list[Path]:
         UserError: there is none.
     """
     # Hidden ones are files that a writer has not finished.
-    found = sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
+    found = sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
     if not found:
         raise UserError("no .jsonl file in this folder", where=folder, fix="convert first: phi3v-data convert --help")
     return found
@@ -65,6 +65,7 @@ class Checker:
         self._image_root = image_root
         self._images = images
         self._ids: dict[str, tuple[str, int]] = {}
+        self._real: dict[Path, bool] = {}  # whether a folder lies below the image root, links followed
         self._gate = jsonschema_rs.Draft202012Validator(orjson.loads(schema_text()))
 
     def check(self, path: Path) -> Iterator[Finding]:
@@ -74,12 +75,17 @@ class Checker:
             UserError: the file cannot be read.
         """
         root = self._image_root or path.parent / "images"
-        try:
-            for line in read_lines(path):
-                self.records += 1
-                yield from self._check_line(line, str(path), root)
-        except OSError as error:
-            raise UserError(f"cannot read it ({error.strerror})", where=path, fix="name a readable file") from error
+        lines = read_lines(path)
+        while True:
+            try:
+                line = next(lines, None)
+            except OSError as error:
+                what = f"cannot read it ({error.strerror})"
+                raise UserError(what, where=path, fix="name a readable file") from error
+            if line is None:
+                return
+            self.records += 1
+            yield from self._check_line(line, str(path), root)
 
     def _check_line(self, line: Line, file: str, root: Path) -> Iterator[Finding]:
         try:
@@ -87,66 +93,83 @@ class Checker:
         except orjson.JSONDecodeError as error:
             yield _syntax_finding(line, file, error)
             return
-        text = line.data.decode()
-
-        def finding(code: str, path: tuple[str | int, ...], message: str, fix: str | None = None) -> Finding:
-            return Finding(
-                code=code,
+        if self._gate.is_valid(record):
+            found = [*self._duplicates(record, file, line.number), *breaches(record)]
+            found += self._image_breaches(record, root) if self._images else []
+        else:
+            found = _schema_breaches(record)
+        if not found:
+            return
+        columns = Columns(line.data.decode())
+        for breach in sorted(found, key=lambda breach: columns.of(breach.path)):
+            yield Finding(
+                code=breach.code,
                 file=file,
                 line=line.number,
-                column=column_of(text, path),
-                pointer=pointer_of(path),
-                message=message,
-                fix=fix or CODES[code].fix,
+                column=columns.of(breach.path),
+                pointer=pointer_of(breach.path),
+                message=breach.message,
+                fix=breach.fix or CODES[breach.code].fix,
             )
 
-        if not self._gate.is_valid(record):
-            for invalid in _schema_errors(record):
-                yield finding("schema", tuple(invalid.absolute_path), _message(invalid), _schema_fix(invalid))
-            return
-        if first := self._ids.get(record["id"]):
+    def _duplicates(self, record: dict[str, Any], file: str, line: int) -> Iterator[Breach]:
+        first = self._ids.setdefault(record["id"], (file, line))
+        if first != (file, line):
             where = f"line {first[1]}" if first[0] == file else f"line {first[1]} of {first[0]}"
-            yield finding("duplicate-id", ("id",), f"id {record['id']!r} is also on {where}")
-        else:
-            self._ids[record["id"]] = (file, line.number)
-        for breach in breaches(record):
-            yield finding(breach.code, breach.path, breach.message)
-        if self._images:
-            for breach in _image_breaches(record, root):
-                yield finding(breach.code, breach.path, breach.message)
+            yield Breach("duplicate-id", ("id",), f"id {record['id']!r} is also on {where}")
 
+    def _image_breaches(self, record: dict[str, Any], root: Path) -> Iterator[Breach]:
+        for turn, fields in enumerate(record["conversations"]):
+            for number, name in enumerate(fields.get("images", [])):
+                try:
+                    code, what = self._look(root, name)
+                except OSError as error:
+                    code, what = "image-missing", f"cannot be read ({error.strerror})"
+                if code:
+                    message = f"{quote(name)} {what} below {root}"
+                    yield Breach(code, ("conversations", turn, "images", number), message)
 
-def _image_breaches(record: dict[str, Any], root: Path) -> Iterator[Breach]:
-    for turn, fields in enumerate(record["conversations"]):
-        for number, name in enumerate(fields.get("images", [])):
-            path = ("conversations", turn, "images", number)
-            target = root / name
-            if not target.is_file():
-                what = "is not a file" if target.exists() else "does not exist"
-                yield Breach("image-missing", path, f"{name!r} {what} below {root}")
-            elif not target.resolve().is_relative_to(root.resolve()):
-                yield Breach("image-outside", path, f"{name!r} leads to {target.resolve()}, outside {root}")
+    def _look(self, root: Path, name: str) -> tuple[str, str]:
+        """Return the code and the fault of an image, both empty if it is there."""
+        target = root / name
+        if not target.is_file():
+            return "image-missing", "is not a file" if target.exists() else "does not exist"
+        if target.parent not in self._real:
+            self._real[target.parent] = target.parent.resolve().is_relative_to(root.resolve())
+        inside = self._real[target.parent]
+        if target.is_symlink():
+            inside = target.resolve().is_relative_to(root.resolve())
+        return ("", "") if inside else ("image-outside", f"leads to {target.resolve()}, and does not lie")
 
 
 def _syntax_finding(line: Line, file: str, error: orjson.JSONDecodeError) -> Finding:
     message, column = error.msg, error.pos + 1
     try:
         # The standard parser words most errors better ("Unterminated string starting at") and points more exactly.
-        json.loads(line.data)
-    except json.JSONDecodeError as clearer:
-        message, column = clearer.msg, clearer.pos + 1
+        json.loads(line.data.decode())
     except UnicodeDecodeError as broken:
         message, column = (
             f"byte {line.data[broken.start]:#04x} is not UTF-8",
             len(line.data[: broken.start].decode()) + 1,
         )
-    except RecursionError:
+    except json.JSONDecodeError as clearer:
+        message, column = clearer.msg, clearer.pos + 1
+    except (ValueError, RecursionError):  # a number of thousands of digits, a nesting of thousands of levels
         pass
     if not line.data.strip():
-        message = "an empty line where a record should be"
+        message, column = "an empty line where a record should be", 1
     return Finding(
         code="json", file=file, line=line.number, column=column, pointer="", message=message, fix=CODES["json"].fix
     )
+
+
+def _schema_breaches(record: object) -> list[Breach]:
+    try:
+        errors = list(_worder().iter_errors(record))
+    except RecursionError:
+        return [Breach("schema", (), "a value is nested too deep")]
+    assert errors, "jsonschema-rs refuses a record that jsonschema accepts"
+    return [Breach("schema", tuple(error.absolute_path), _message(error), _schema_fix(error)) for error in errors]
 
 
 @cache
@@ -157,25 +180,20 @@ def _worder() -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema_text()))
 
 
-def _schema_errors(record: object) -> list[ValidationError]:
-    errors = sorted(_worder().iter_errors(record), key=lambda error: [str(part) for part in error.absolute_path])
-    assert errors, "jsonschema-rs refuses a record that jsonschema accepts"
-    return errors
-
-
 def _message(error: ValidationError) -> str:
     if error.validator == "pattern":
-        return f"{_quote(error.instance)} is not a relative path below the image root"
+        return f"{quote(error.instance)} is not a relative path below the image root"
     if error.validator == "minLength":
-        return f"{_quote(error.instance)} is shorter than {error.validator_value} character"
+        return f"{quote(error.instance)} is shorter than {error.validator_value} character"
     if error.validator in {"required", "additionalProperties"}:
         return str(error.message)
     if error.validator == "type":
-        return f"{_quote(error.instance)} is not of type {error.validator_value!r}"
+        return f"{quote(error.instance)} is not of type {error.validator_value!r}"
     return str(error.message) if len(error.message) <= 2 * _LONGEST_QUOTE else f"breaks {error.validator!r}"
 
 
-def _quote(value: object) -> str:
+def quote(value: object) -> str:
+    """Return a value as a message shows it: as JSON, and not too long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
 

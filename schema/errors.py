@@ -34,6 +34,11 @@ def _rebuild(what: str, where: Path | str | None, fix: str | None) -> UserError:
     return UserError(what, where=where, fix=fix)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def require(extra: str, *modules: str) -> None:
     """Check that the modules which an extra provides can be found, without importing them.
 

@@ -40,18 +40,23 @@ def read_line_at(path: Path, offset: int) -> bytes:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes its name only when the block ends without an error.
 
     A kill at any moment leaves the old file, or none, and at most a hidden `.NAME.tmp` beside it.
+
+    Args:
+        path: the file's name.
+        durable: also outlive a power cut, at the price of waiting for the disk.
     """
     # Beside the target, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):

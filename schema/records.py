@@ -1,17 +1,25 @@
 """The contract's records: turns and conversations, to and from one line of JSON.
 
-A record here is well-formed JSON of the right shape; whether it obeys every rule of the contract is for
-`check` (which says where it does not) and for the encoder (which refuses it).
+A record here has the shape that the JSON Schema asks for: another cannot be made. Whether it obeys the rules beyond
+the schema is for `check`, which says where it does not, and for the encoder, which refuses it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+# As in the schema: no empty part, no . and .., no backslash, no control character.
+_IMAGE_PATH = re.compile(r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f]+/)*(?!\.{1,2}\Z)[^/\\\x00-\x1f]+")
+
+
+class RecordError(ValueError):
+    """A record breaks the contract; the message says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +31,22 @@ class Turn:
         assistant: what the model must answer; None in a last turn that is only predicted.
         images: relative POSIX paths below the image root.
         answers: every answer that a scorer accepts; empty means `assistant` alone.
+
+    Raises:
+        RecordError: a text is empty, or a path is none.
     """
 
     user: str
     assistant: str | None = None
     images: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _texts_in({"user": self.user, "assistant": self.assistant}.items())
+        _texts_in(("answers", answer) for answer in self.answers)
+        for image in self.images:
+            good = isinstance(image, str) and _IMAGE_PATH.fullmatch(image)
+            _expect(good, f"{image!r:.80} is not a relative path below the image root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +59,9 @@ class Conversation:
         turns: at least one, oldest first.
         system: text put before the first turn.
         metadata: anything JSON can hold; never shown to the model.
+
+    Raises:
+        RecordError: a text is empty, or there is no turn.
     """
 
     id: str
@@ -48,6 +69,10 @@ class Conversation:
     turns: tuple[Turn, ...]
     system: str | None = None
     metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _texts_in({"id": self.id, "source": self.source, "system": self.system}.items())
+        _expect(self.turns, "'conversations' is a list of at least one turn")
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -59,18 +84,22 @@ class Conversation:
         """Read one line.
 
         Raises:
-            ValueError: not JSON, or not of the contract's shape; the message says what.
+            RecordError: not JSON, or not of the contract's shape; the message says what.
         """
-        record = orjson.loads(line)
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise RecordError(f"not JSON ({error})") from error
         _expect(isinstance(record, dict), "a record is an object")
         _only(record, {"id", "source", "system", "conversations", "metadata"}, {"id", "source", "conversations"})
         turns = record["conversations"]
-        _expect(isinstance(turns, list) and turns, "'conversations' is a list of at least one turn")
+        _expect(isinstance(turns, list), "'conversations' is a list of turns")
         _expect(isinstance(record.get("metadata", {}), dict), "'metadata' is an object")
+        _expect("system" not in record or record["system"] is not None, "'system' is a text")
         return cls(
-            id=_text(record, "id"),
-            source=_text(record, "source"),
-            system=_text(record, "system") if "system" in record else None,
+            id=record["id"],
+            source=record["source"],
+            system=record.get("system"),
             turns=tuple(_turn(turn) for turn in turns),
             metadata=record.get("metadata"),
         )
@@ -79,7 +108,7 @@ class Conversation:
         """Write the one byte form of the contract, LF included.
 
         Raises:
-            ValueError: NaN or Infinity in `metadata`, or a lone surrogate in a text.
+            RecordError: NaN or Infinity in `metadata`, or a lone surrogate in a text.
         """
         record = {
             "id": self.id,
@@ -89,8 +118,11 @@ class Conversation:
             "metadata": self.metadata,
         }
         present = {key: value for key, value in record.items() if value is not None}
-        line = json.dumps(present, ensure_ascii=False, allow_nan=False) + "\n"
-        line.encode()  # UnicodeEncodeError is a ValueError: a lone surrogate has no UTF-8
+        try:
+            line = json.dumps(present, ensure_ascii=False, allow_nan=False) + "\n"
+            line.encode()  # a lone surrogate has no UTF-8
+        except ValueError as error:
+            raise RecordError(f"record {self.id!r} cannot be written ({error})") from error
         return line
 
 
@@ -108,34 +140,36 @@ def _turn(turn: object) -> Turn:
     _expect(isinstance(turn, dict), "a turn is an object")
     assert isinstance(turn, dict)
     _only(turn, {"images", "user", "assistant", "answers"}, {"user"})
+    _expect("assistant" not in turn or turn["assistant"] is not None, "'assistant' is a text")
+    _expect(turn.get("answers") != [], "'answers' is a list of at least one text")
     return Turn(
-        user=_text(turn, "user"),
-        assistant=_text(turn, "assistant") if "assistant" in turn else None,
-        images=_texts(turn, "images"),
-        answers=_texts(turn, "answers"),
+        user=turn["user"],
+        assistant=turn.get("assistant"),
+        images=_list(turn, "images"),
+        answers=_list(turn, "answers"),
     )
 
 
-def _text(record: dict[str, Any], key: str) -> str:
-    value = record[key]
-    _expect(isinstance(value, str) and value, f"{key!r} is a text that is not empty, not {value!r:.60}")
-    return str(value)
-
-
-def _texts(turn: dict[str, Any], key: str) -> tuple[str, ...]:
+def _list(turn: dict[str, Any], key: str) -> tuple[str, ...]:
     value = turn.get(key, [])
-    good = isinstance(value, list) and all(isinstance(part, str) and part for part in value)
-    _expect(good, f"{key!r} is a list of texts, not {value!r:.60}")
+    _expect(isinstance(value, list), f"{key!r} is a list, not {value!r:.60}")
     return tuple(value)
+
+
+def _texts_in(fields: Iterable[tuple[str, str | None]]) -> None:
+    for name, value in fields:
+        if name in {"assistant", "system"} and value is None:
+            continue
+        _expect(isinstance(value, str) and value, f"{name!r} is a text that is not empty, not {value!r:.60}")
 
 
 def _only(record: dict[str, Any], known: set[str], required: set[str]) -> None:
     if missing := required - record.keys():
-        raise ValueError(f"{min(missing)!r} is missing")
+        raise RecordError(f"{min(missing)!r} is missing")
     if unknown := record.keys() - known:
-        raise ValueError(f"{min(unknown)!r} is not a field of the contract; 'metadata' may hold it")
+        raise RecordError(f"{min(unknown)!r} is not a field of the contract; 'metadata' may hold it")
 
 
 def _expect(condition: object, rule: str) -> None:
     if not condition:
-        raise ValueError(rule)
+        raise RecordError(rule)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG
-
-Path = tuple[str | int, ...]
+from phi3v.schema.locate import Path
+from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG, tag_number
 
 
 class Breach(NamedTuple):
-    """A broken rule: its code, the path of the offending value in the record, and what is wrong."""
+    """A broken rule: its code, the path of the offending value in the record, what is wrong, a remedy of its own."""
 
     code: str
     path: Path
     message: str
+    fix: str | None = None
 
 
 def breaches(record: dict[str, Any]) -> Iterator[Breach]:
@@ -56,7 +56,9 @@ def _control_tokens(record: dict[str, Any]) -> Iterator[Breach]:
 def _image_tags(record: dict[str, Any]) -> Iterator[Breach]:
     turns = record["conversations"]
     expected = sum(len(turn.get("images", [])) for turn in turns)
-    named = [(index, int(tag[1])) for index, turn in enumerate(turns) for tag in IMAGE_TAG.finditer(turn["user"])]
+    named = [
+        (index, tag_number(tag[1])) for index, turn in enumerate(turns) for tag in IMAGE_TAG.finditer(turn["user"])
+    ]
     seen: set[int] = set()
     for index, number in named:
         if not 1 <= number <= expected or number in seen:

@@ -31,6 +31,12 @@ CONTROL_TOKENS = (
 
 CONTROL_TOKEN = re.compile("|".join(map(re.escape, CONTROL_TOKENS)))
 IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
+_MOST_DIGITS = 9  # of an image's number; Python refuses to read thousands
+
+
+def tag_number(digits: str) -> int:
+    """Return an image tag's number; of one with too many digits a number that no record has so many images for."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 class Grid(NamedTuple):
@@ -72,9 +78,15 @@ def crop_columns(long: int, short: int, num_crops: int) -> int:
 
 
 def image_tokens(width: int, height: int, num_crops: int) -> int:
-    """Return how many positions of the model's input an image of `width` x `height` pixels takes.
+    """Return how many positions of the model's input an image of `width` x `height` pixels takes."""
+    rows, columns = crop_grid(width, height, num_crops)
+    return crop_tokens(rows * CROP, columns * CROP)
+
+
+def crop_tokens(height: int, width: int) -> int:
+    """Return the tokens of an image resized to whole crops, `height` x `width` pixels.
 
     12 x 12 a crop and for the whole image, one row end for each of their rows, one separator between the two.
     """
-    rows, columns = crop_grid(width, height, num_crops)
+    rows, columns = height // CROP, width // CROP
     return (rows * columns + 1) * 144 + 1 + (rows + 1) * 12

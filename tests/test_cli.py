@@ -81,7 +81,7 @@ def test_hyphens_are_taken_for_underscores(run: Run, clips: Path, tmp_path: Path
     ("arguments", "parts"),
     [
         (["--src_dir", "{tmp}/nowhere"], ["{tmp}/nowhere: no such folder", "--src_dir"]),
-        (["--src_dir", "{tmp}/empty"], ["no class folders and no clips"]),
+        (["--src_dir", "{tmp}/empty"], ["empty: no class folders"]),
         (["--src_dir", "{tmp}/src", "--split_lists", "{tmp}"], ["trainlist01.txt: no such list", "ucfTrainTestlist"]),
         (["--src_dir", "{tmp}/src", "--out_dir", "{tmp}/file/out"], ["cannot write here", "--out_dir"]),
         (["--src_dir", "{tmp}/src", "--num_frames", "0"], ["--num_frames 0 takes no frame"]),
@@ -246,7 +246,7 @@ def test_bad_data_stops_training_with_its_place(run: Run, tmp_path: Path) -> Non
     done = run("phi3v-train", "--data_dir", tmp_path, "--model_name_or_path", "tiny", "--output_dir", tmp_path / "out")
 
     one_clear_error(
-        done, f"{tmp_path}/s_train.jsonl:1:58: image-missing: /conversations/0/images/0: 'x.jpg' does not exist"
+        done, f'{tmp_path}/s_train.jsonl:1:58: image-missing: /conversations/0/images/0: "x.jpg" does not exist'
     )
 
 

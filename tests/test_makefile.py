@@ -76,7 +76,7 @@ def test_the_first_run_installs_and_the_second_does_not(checkout: Path, tmp_path
 case "$1$2" in -mvenv) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;; esac""",
     )
 
-    first = make(checkout, "demo", f"PYTHON={tmp_path}/python", "TORCH=torch==9.9")
+    first = make(checkout, "demo", f"PYTHON={tmp_path}/python", "TORCH=torch>=9.9")
     calls = log.read_text()
     log.unlink()
     second = make(checkout, "demo", f"PYTHON={tmp_path}/python")
@@ -85,6 +85,7 @@ case "$1$2" in -mvenv) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;; esac"""
 
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert calls.count("pip install") == 2
-    assert calls.index("torch==9.9") < calls.index("-e .[convert,train]") < calls.index("fixtures/demo.py")
+    assert calls.index("torch>=9.9") < calls.index("-e .[convert,train]") < calls.index("fixtures/demo.py")
     assert again == "fixtures/demo.py\n"
     assert "torch==9.8" in log.read_text()
+    assert not (checkout / "=9.9").exists()  # what a shell makes of an unquoted >=

@@ -59,9 +59,10 @@ def test_the_wheel_holds_what_git_holds(built: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_the_sdist_holds_what_the_wheel_needs(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as sdist:
-        names = {name.partition("/")[2] for name in sdist.getnames()}
+        names = {member.name.partition("/")[2] for member in sdist if member.isfile()}
 
-    assert tracked() | {"LICENSE", "README.md", "pyproject.toml"} <= names
+    made = {name for name in names if name.startswith("phi3v.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    assert names - made == tracked() | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
 
 
 @pytest.mark.install

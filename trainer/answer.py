@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from phi3v.schema import Conversation, Turn, UserError
-from phi3v.trainer.data import Examples, Records, check_files
+from phi3v.schema import Conversation, RecordError, Turn, UserError
+from phi3v.trainer.data import Examples, Records, check_files, first_open
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.evaluate import Prediction, generate
 from phi3v.trainer.evaluate import predict as predict_examples
@@ -27,11 +27,13 @@ def answer(name: str, question: str, images: Sequence[str], *, max_new_tokens: i
     Raises:
         UserError: the model or a picture cannot be read, or the tags do not name each picture once.
     """
-    record = Conversation(id="question", source="predict", turns=(Turn(user=question, images=tuple(images)),))
     processor = load_processor(name)
     try:
-        prompt = Encoder(processor, Path())(record, answered=False)
-    except ValueError as error:
+        # Records name images below a root; here that is the root of the file system.
+        paths = tuple(str(Path(image).resolve().relative_to("/")) for image in images)
+        record = Conversation(id="question", source="predict", turns=(Turn(user=question, images=paths),))
+        prompt = Encoder(processor, Path("/"))(record, answered=False)
+    except RecordError as error:
         raise UserError(str(error), fix="mend the question") from error
     return generate(_on_device(name), processor, [prompt], max_new_tokens=max_new_tokens)[0]
 
@@ -44,7 +46,7 @@ def answer_file(name: str, path: Path, *, batch_size: int, max_new_tokens: int) 
     """
     check_files([path])
     records = Records([path])
-    if not records.labelled:
+    if first_open(path):
         raise UserError(
             "no 'assistant' in the last turn: nothing to score against", where=path, fix="name a labelled file"
         )

@@ -12,6 +12,25 @@ from phi3v.schema.jsonl import atomic_write
 from phi3v.schema.tokens import MAX_CROPS
 
 FILE_NAME = "train_config.json"
+MANY, LEAST = 2**40, 1e-12  # no upper bound; just above 0
+BOUNDS: dict[str, tuple[float, float]] = {
+    "batch_size": (1, MANY),
+    "batch_size_per_gpu": (1, MANY),
+    "eval_batch_size": (1, MANY),
+    "learning_rate": (0, 1000),
+    "logging_steps": (1, MANY),
+    "lora_alpha_ratio": (LEAST, 1000),
+    "lora_dropout": (0, 0.999),
+    "lora_rank": (1, 65536),
+    "max_new_tokens": (1, MANY),
+    "max_steps": (-1, MANY),
+    "num_crops": (1, MAX_CROPS),
+    "num_train_epochs": (LEAST, 1e9),
+    "num_workers": (0, 1024),
+    "seed": (0, 2**32 - 1),
+    "warmup_steps": (0, MANY),
+    "wd": (0, 1000),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +78,11 @@ class TrainConfig:
         Raises:
             UserError: a value is out of range; the message names the flag.
         """
-        for name in (
-            "batch_size",
-            "batch_size_per_gpu",
-            "eval_batch_size",
-            "lora_rank",
-            "max_new_tokens",
-            "logging_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is too small", fix="give 1 or more")
-        if self.num_crops is not None and not 1 <= self.num_crops <= MAX_CROPS:
-            raise UserError(f"--num_crops {self.num_crops} is out of range", fix=f"give 1 to {MAX_CROPS}")
-        if self.num_train_epochs <= 0 and self.max_steps < 1:
-            raise UserError(f"--num_train_epochs {self.num_train_epochs} trains nothing", fix="give more than 0")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # NaN is in no range
+                span = f"{least:g} or more" if most == MANY else f"{least:g} to {most:g}"
+                raise UserError(f"--{name} {value} is out of range", fix=f"give {span}")
 
     def save(self, folder: Path) -> None:
         """Write the settings as JSON into a folder."""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from phi3v.schema import Checker, Conversation, UserError
+from phi3v.schema import Checker, Conversation, RecordError, UserError
 from phi3v.schema.check import jsonl_files
-from phi3v.schema.jsonl import line_offsets, read_line_at
+from phi3v.schema.jsonl import line_offsets, read_line_at, read_lines
 from phi3v.trainer.encode import Encoder, Example
+
+ROLES = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +27,30 @@ class DataFiles:
 def find_files(data_dir: Path) -> DataFiles:
     """Return the files to train on (`*_train.jsonl`) and to score on (`*_val.jsonl`, else a labelled `*_test.jsonl`).
 
+    Every record of them is checked: bad data must not surface in the middle of a run.
+
     Raises:
-        UserError: no such folder, or nothing to train on.
+        UserError: no such folder, nothing to train on, a finding, or a training record without its answer.
     """
     if not data_dir.is_dir():
         raise UserError("no such folder", where=data_dir, fix="convert first: phi3v-data convert --help")
     files = jsonl_files(data_dir)
-    train = [path for path in files if path.stem.endswith("_train")]
+    train, validation, test = ([path for path in files if path.stem.endswith(f"_{role}")] for role in ROLES)
     if not train:
-        raise UserError(
-            "no *_train.jsonl in this folder", where=data_dir, fix="name the file to train on <source>_train.jsonl"
-        )
-    validation = [path for path in files if path.stem.endswith("_val")]
-    test = [path for path in files if path.stem.endswith("_test")]
-    return DataFiles(train, validation or [path for path in test if Records([path]).labelled])
+        fix = "name the file to train on <source>_train.jsonl"
+        raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
+    evaluation = validation or test
+    check_files(train + evaluation)
+    for path in train + validation:
+        if line := first_open(path):
+            what = "no 'assistant' in the last turn: nothing to learn or to score against"
+            raise UserError(what, where=f"{path}:{line}", fix="add the answer, or take the record out")
+    # An unlabelled test set is not for scoring.
+    return DataFiles(train, [path for path in evaluation if path.stat().st_size and first_open(path) is None])
 
 
 def check_files(paths: list[Path]) -> None:
-    """Check every record before the run: bad data must not surface in its middle.
+    """Check every record of some files.
 
     Raises:
         UserError: a check has a finding; the first is quoted.
@@ -51,6 +59,14 @@ def check_files(paths: list[Path]) -> None:
     for path in paths:
         for finding in checker.check(path):
             raise UserError(str(finding), fix=f"see all there is: phi3v-data validate {path.parent}")
+
+
+def first_open(path: Path) -> int | None:
+    """Return the number of the first line whose last turn has no answer to learn from or to score against."""
+    for line in read_lines(path):
+        if Conversation.from_line(line.data).turns[-1].assistant is None:
+            return line.number
+    return None
 
 
 def said_in_worker(error: UserError) -> UserError:
@@ -87,11 +103,6 @@ class Records(Dataset[Conversation]):
     def __getitem__(self, index: int) -> Conversation:
         return Conversation.from_line(read_line_at(self._paths[self._files[index]], self._offsets[index]))
 
-    @property
-    def labelled(self) -> bool:
-        """Whether the first record has an answer to score against."""
-        return self[0].turns[-1].assistant is not None
-
 
 class Examples(Dataset[Example]):
     """Records, encoded when they are asked for.
@@ -100,6 +111,9 @@ class Examples(Dataset[Example]):
         records: what to encode.
         encoder: how.
         answered: True for training, False for prompts.
+
+    Raises:
+        UserError: a record cannot be encoded; when it is asked for.
     """
 
     def __init__(self, records: Records, encoder: Encoder, *, answered: bool) -> None:
@@ -111,4 +125,7 @@ class Examples(Dataset[Example]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        return self._encoder(self._records[index], answered=self._answered)
+        try:
+            return self._encoder(self._records[index], answered=self._answered)
+        except RecordError as error:  # the file has changed since it was checked
+            raise UserError(str(error), fix="phi3v-data validate the file, and start again") from error

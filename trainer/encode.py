@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from phi3v.schema import Conversation, UserError
+from phi3v.schema.tokens import crop_tokens
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.processor import Phi3VProcessor
 from phi3v.trainer.prompt import segments
@@ -51,17 +53,14 @@ class Encoder:
         A prompt's ids are those of training, cut before the last answer.
 
         Raises:
-            ValueError: the record breaks a rule of the contract.
-            UserError: an image cannot be read.
+            RecordError: the record breaks a rule of the contract.
+            UserError: an image cannot be read, or has a shape that the model cannot take.
         """
         parts = segments(record, answered=answered)
         order = [part.image for part in parts if part.image]
-        pictures = [self._open(record.images[number - 1], record.id) for number in order]
-        images = dict(self._processor.image_processor.preprocess(pictures)) if pictures else None
-        counts = {
-            number: self._processor.image_processor.token_count(*picture.size)
-            for number, picture in zip(order, pictures, strict=True)
-        }
+        crops = [self._crops(record.images[number - 1], record.id) for number in order]
+        images = {name: torch.cat([own[name] for own in crops]) for name in crops[0]} if crops else None
+        counts = dict(zip(order, (crop_tokens(*own["image_sizes"][0].tolist()) for own in crops), strict=True))
         # Each chunk between images has a BOS of its own, as in the original processor.
         ids = [self._processor.tokenizer.bos_token_id]
         labels = [IGNORED]
@@ -76,12 +75,12 @@ class Encoder:
         answers = last.answers or ((last.assistant,) if last.assistant is not None else ())
         return Example(id=record.id, input_ids=ids, labels=labels, images=images, answers=answers)
 
-    def _open(self, name: str, record_id: str) -> Image.Image:
+    def _crops(self, name: str, record_id: str) -> dict[str, Tensor]:
+        """Return one image as `Phi3VImageProcessor.preprocess` gives it."""
         path = self._image_root / name
         try:
             with Image.open(path) as image:
-                image.load()  # the file is closed below
-                return self._processor.image_processor.to_rgb(image)
+                return dict(self._processor.image_processor.preprocess(image))
         except (
             OSError,
             SyntaxError,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from phi3v.schema import UserError
-from phi3v.schema.errors import require
+from phi3v.schema.errors import first_line, require
 from phi3v.trainer.model import Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.tiny import TINY, tiny_model, tiny_processor
 
@@ -33,18 +34,17 @@ def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str 
     Args:
         name: a folder, a hub id, or `tiny`.
         dtype: of the parameters; the RoPE tables stay float32.
-        attention: `sdpa`, `eager` or `flash_attention_2`.
+        attention: `sdpa`, `packed_sdpa`, `eager` or `flash_attention_2`.
 
     Raises:
         UserError: there is none, or the hub cannot be reached.
     """
-    adapter = Path(name) / ADAPTER_CONFIG
-    if adapter.is_file():
+    if is_adapter(name):
         require("train", "peft")
         from peft import PeftModel
 
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        adapted: nn.Module = PeftModel.from_pretrained(load_model(base, dtype=dtype, attention=attention), name)
+        base = load_model(_base_of(Path(name)), dtype=dtype, attention=attention)
+        adapted: nn.Module = _reading(name, lambda: PeftModel.from_pretrained(base, name))
         return adapted
     if name != TINY:
         whole: nn.Module = _pretrained(Phi3VForCausalLM, name, dtype=dtype, attn_implementation=attention)
@@ -52,15 +52,34 @@ def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str 
     model = tiny_model(tiny_processor())
     model.name_or_path = TINY  # what an adapter's configuration names as its base
     model.set_attn_implementation(attention)
-    return model
+    cast: nn.Module = model.to(dtype)
+    return cast
+
+
+def is_adapter(name: str) -> bool:
+    """Return whether a folder holds an adapter instead of a whole model."""
+    return (Path(name) / ADAPTER_CONFIG).is_file()
+
+
+def _base_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"broken {ADAPTER_CONFIG} ({error})", where=folder, fix="train the adapter again") from error
 
 
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError("no such folder", where=name, fix="name a model's folder, a hub id like owner/name, or 'tiny'")
+    # Absolute, so that an adapter that is trained on it finds its base from anywhere.
+    full = str(Path(name).resolve()) if Path(name).is_dir() else name
+    return _reading(name, lambda: kind.from_pretrained(full, **options))
+
+
+def _reading(name: str, read: Any) -> Any:
+    """Call a library's loader, whose many errors all mean that there is no whole model of this name."""
     try:
-        return kind.from_pretrained(name, **options)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        return read()
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         fix = "name a folder with a whole model, or a hub id; offline, download it first: hf download OWNER/NAME"
-        raise UserError(f"cannot load this model ({reason})", where=name, fix=fix) from error
+        raise UserError(f"cannot load this model ({first_line(error)})", where=name, fix=fix) from error

@@ -20,6 +20,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the one that speaks, scores and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def precision(config: TrainConfig) -> Precision:
     """Return what to compute in: as asked, else bfloat16 where the GPU has it, float16 on other GPUs, float32 on a CPU.
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
-from phi3v.schema import Conversation, Turn
-from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG
+from phi3v.schema import Conversation, RecordError, Turn
+from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG, tag_number
 
 
 class Segment(NamedTuple):
@@ -35,7 +35,7 @@ def segments(record: Conversation, *, answered: bool = True) -> list[Segment]:
         answered: with the last answer, for training; without it the text ends where the model must answer.
 
     Raises:
-        ValueError: an answer is missing, a text holds a control token, or the tags do not name each image once.
+        RecordError: an answer is missing, a text holds a control token, or the tags do not name each image once.
     """
     _refuse(record, answered=answered)
     merged: list[Segment] = []
@@ -65,7 +65,7 @@ def _pieces(record: Conversation, *, answered: bool) -> Iterator[Segment]:
 def _tagged_text(user: str) -> Iterator[Segment]:
     for index, part in enumerate(IMAGE_TAG.split(user)):  # text, number, text, ... text
         if index % 2:
-            yield Segment(image=int(part))
+            yield Segment(image=tag_number(part))
         elif part:
             yield Segment(part)
 
@@ -78,14 +78,14 @@ def _images_first(turn: Turn, first: int) -> Iterator[Segment]:
 def _refuse(record: Conversation, *, answered: bool) -> None:
     for number, turn in enumerate(record.turns, 1):
         if turn.assistant is None and (answered or number < len(record.turns)):
-            raise ValueError(f"turn {number} of record {record.id!r} has no 'assistant'")
+            raise RecordError(f"turn {number} of record {record.id!r} has no 'assistant'")
         untagged = [text for text in (record.system, turn.assistant, *turn.answers) if text is not None]
         tokens = [CONTROL_TOKEN.search(text) for text in (turn.user, *untagged)]
         tokens += [IMAGE_TAG.search(text) for text in untagged]
         if found := next(filter(None, tokens), None):
-            raise ValueError(f"turn {number} of record {record.id!r} holds the control token {found[0]!r}")
-    tags = [int(tag[1]) for turn in record.turns for tag in IMAGE_TAG.finditer(turn.user)]
+            raise RecordError(f"turn {number} of record {record.id!r} holds the control token {found[0]!r}")
+    tags = [tag_number(tag[1]) for turn in record.turns for tag in IMAGE_TAG.finditer(turn.user)]
     if tags and sorted(tags) != list(range(1, len(record.images) + 1)):
-        raise ValueError(
+        raise RecordError(
             f"record {record.id!r} tags the images {tags} and has {len(record.images)}: tag each once, or none"
         )

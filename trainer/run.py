@@ -16,14 +16,23 @@ from phi3v.schema import UserError
 from phi3v.trainer.adapt import adapt
 from phi3v.trainer.collate import collate
 from phi3v.trainer.config import FILE_NAME, TrainConfig
-from phi3v.trainer.data import Examples, Records, check_files, find_files, said_in_worker
+from phi3v.trainer.data import Examples, Records, find_files, said_in_worker
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.evaluate import Prediction, accuracy, predict, write_scores
-from phi3v.trainer.load import load_model, load_processor
-from phi3v.trainer.machine import accumulation, attention, precision, processes
+from phi3v.trainer.load import is_adapter, load_model, load_processor
+from phi3v.trainer.machine import accumulation, attention, is_first_process, precision, processes
 from phi3v.trainer.model import Phi3VProcessor
 
 FULL_WARMUP = 50  # the original recipe's
+# What a run leaves in its folder, beside the processor's files, which the next run writes over in any case.
+OUTPUTS = (
+    "adapter_*",
+    "config.json",
+    "eval_*.json",
+    "generation_config.json",
+    "model*.safetensors*",
+    "trainer_state.json",
+)
 WARMUP_SHARE = 10  # a shorter run warms up for a tenth of its steps: else it would never reach its learning rate
 
 When = Literal["before", "after"]
@@ -57,51 +66,51 @@ Event = Note | Answered | Scored
 
 
 def train(config: TrainConfig) -> Iterator[Event]:
-    """Run a training, yielding what happens.
+    """Run a training, yielding what happens; on several processes only the first has something to say.
 
     Raises:
         UserError: the machine, the data, the model or the output folder do not allow it; said before any
             training where it can be known by then.
     """
     kind, implementation, steps_per_update = precision(config), attention(config), accumulation(config)
+    _refuse_other_runs(config)
     files = find_files(config.data_dir)
-    _prepare_output(config)
-    check_files(files.train + files.evaluation)
     records = Records(files.train)
-    if not records.labelled:
-        raise UserError(
-            "no 'assistant' in the last turn: nothing to learn", where=files.train[0], fix="add the answers"
-        )
+    evaluation = Records(files.evaluation) if files.evaluation else None
     set_seed(config.seed)  # before the adapters are drawn
     processor = load_processor(config.model_name_or_path)
     processor.image_processor.num_crops = config.num_crops or default_crops(records)
-    model = adapt(load_model(config.model_name_or_path, attention=implementation), config)
-    yield from _describe(config, model, processor, kind, implementation, len(records))
-    encoder = Encoder(processor, config.data_dir / "images")
+    # FlashAttention takes half precision only; the others train from float32 under autocast, as in the recipe.
+    dtype = torch.bfloat16 if implementation == "flash_attention_2" else torch.float32
+    model = adapt(load_model(config.model_name_or_path, dtype=dtype, attention=implementation), config)
     arguments = training_arguments(config, len(records), kind, steps_per_update)
-    evaluation = Records(files.evaluation) if files.evaluation else None
-    if evaluation is None:
-        yield Note("no *_val.jsonl and no labelled *_test.jsonl: nothing is scored")
-    else:
-        yield Note(f"scored on {', '.join(path.name for path in files.evaluation)}: {len(evaluation)} records")
-        model.to(arguments.device)
-        yield from _score(config, model, processor, Examples(evaluation, encoder, answered=False), "before")
+    encoder = Encoder(processor, config.data_dir / "images")
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=Examples(records, encoder, answered=True),
         data_collator=partial(collate, pad_id=processor.tokenizer.pad_token_id),
     )
+    if is_first_process():
+        _prepare_output(config)
+        yield from _describe(config, model, processor, kind, implementation, len(records))
+    prompts = Examples(evaluation, encoder, answered=False) if evaluation and is_first_process() else None
+    if prompts is not None:
+        yield Note(f"scored on {', '.join(path.name for path in files.evaluation)}: {len(prompts)} records")
+        yield from _score(config, model, processor, prompts, "before")
+    elif is_first_process():
+        yield Note("no *_val.jsonl and no labelled *_test.jsonl: nothing is scored")
     try:
         trainer.train()
     except UserError as error:
         raise said_in_worker(error) from error
     trainer.save_model()
     trainer.save_state()
-    processor.save_pretrained(config.output_dir)
-    yield Note(f"saved to {config.output_dir}")
-    if evaluation is not None:
-        yield from _score(config, model, processor, Examples(evaluation, encoder, answered=False), "after")
+    if is_first_process():
+        processor.save_pretrained(config.output_dir)
+        yield Note(f"saved to {config.output_dir}")
+    if prompts is not None:
+        yield from _score(config, model, processor, prompts, "after")
 
 
 def default_crops(records: Records) -> int:
@@ -148,22 +157,32 @@ def training_arguments(config: TrainConfig, samples: int, kind: str, steps_per_u
         dataloader_num_workers=config.num_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
+        ddp_timeout=86_400,  # the others wait while the first process scores
         disable_tqdm=not config.tqdm,
         seed=config.seed,
     )
 
 
-def _prepare_output(config: TrainConfig) -> None:
+def _refuse_other_runs(config: TrainConfig) -> None:
+    if is_adapter(config.model_name_or_path):
+        fix = "name its base model, or merge the two first"
+        raise UserError("is an adapter, not a whole model", where=config.model_name_or_path, fix=fix)
     if (config.output_dir / FILE_NAME).exists() and not config.overwrite:
         fix = "choose another --output_dir, or add --overwrite"
         raise UserError("holds another run", where=config.output_dir, fix=fix)
+
+
+def _prepare_output(config: TrainConfig) -> None:
+    """Make the output folder, rid of an earlier run's files: a stale adapter would be loaded in place of the model."""
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
+        for pattern in OUTPUTS:
+            for path in config.output_dir.glob(pattern):
+                path.unlink()
         config.save(config.output_dir)
     except OSError as error:
-        raise UserError(
-            f"cannot write here ({error.strerror})", where=config.output_dir, fix="choose another --output_dir"
-        ) from error
+        fix = "choose another --output_dir"
+        raise UserError(f"cannot write here ({error.strerror})", where=config.output_dir, fix=fix) from error
 
 
 def _describe(

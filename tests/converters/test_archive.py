@@ -1,4 +1,5 @@
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -73,3 +74,17 @@ def test_a_damaged_archive_is_named(tmp_path: Path, content: bytes | None) -> No
 
     with pytest.raises(UserError, match="cannot unpack it"):
         unpack_tar(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    """By the checksum at the archive's end, even where the content does not compress."""
+    noise = random.Random(0).randbytes(50_000)
+    (tmp_path / "noise").write_bytes(noise)
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "noise", "noise")
+    whole = (tmp_path / "whole.tar.gz").read_bytes()
+
+    for place in range(100, len(whole) - 8, 997):
+        (tmp_path / "a.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="cannot unpack it"):
+            unpack_tar(tmp_path / "a.tar.gz", tmp_path / "out")

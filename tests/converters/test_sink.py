@@ -76,3 +76,47 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 
     with pytest.raises(UserError, match="cannot write here"):
         Sink(tmp_path / "file" / "out", "demo", overwrite=False)
+
+
+def test_replacing_removes_the_earlier_images_and_no_others(tmp_path: Path) -> None:
+    with Sink(tmp_path, "demo", overwrite=False) as sink:
+        sink.write(draft(0))
+        sink.write(draft(1, "val"))
+    (tmp_path / "images/train/of_another_set.jpg").touch()
+
+    with Sink(tmp_path, "demo", overwrite=True) as sink:
+        sink.write(draft(7))
+
+    images = sorted(path.name for path in (tmp_path / "images").rglob("*.jpg"))
+    assert images == ["7.jpg", "of_another_set.jpg"]
+
+
+def test_a_full_disk_at_the_end_leaves_no_split_without_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    sync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with pytest.raises(UserError, match="No space left on device"), Sink(tmp_path, "demo", overwrite=False) as sink:
+        for number, split in enumerate(("train", "val", "test")):
+            sink.write(draft(number, split))
+        monkeypatch.setattr(os, "fsync", full)
+
+    assert not list(tmp_path.glob("*.jsonl"))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_folder_of_the_users_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ValueError, match="no plan"), Sink(tmp_path / "out", "demo", overwrite=False):
+        raise ValueError("no plan")
+
+    assert (tmp_path / "out").is_dir()

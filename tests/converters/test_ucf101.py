@@ -201,7 +201,7 @@ def test_leftovers_of_macos_archives_are_no_clips(touch_clips: Callable[..., Pat
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (["notes.txt"], {}, "no class folders and no clips"),
+        (["notes.txt"], {}, "src: no class folders"),
         (["Archery/notes.txt"], {}, "Archery: no .avi clip in this class folder"),
         (["train/Archery/notes.txt"], {}, "no .avi clip in this class folder"),
         (["Archery/clip.avi"], {}, "'clip.avi' is not named v_<Class>_g##_c##.avi"),
@@ -209,6 +209,11 @@ def test_leftovers_of_macos_archives_are_no_clips(touch_clips: Callable[..., Pat
         (["Archery/v_Archery_g08_c01.avi"], {"num_frames": 0}, "--num_frames 0 takes no frame"),
         (["Archery/v_Archery_g08_c01.avi"], {"val_fraction": 1.0}, "--val_fraction 1.0 is not a share"),
         (["train/Archery/a.avi"], {"split_lists": Path("lists")}, "the folders are splits already"),
+        (["train/v_Archery_g08_c01.avi", "train/x/b.txt"], {}, "no .avi clip in this class folder"),
+        (["v_Biking_g08_c01.avi", "Biking/v_Biking_g09_c01.avi"], {}, "clips here and in Biking/ as well"),
+        (["train/A/a.avi", "train/A/a.AVI"], {}, "would share their frames' names"),
+        (["train/A/a.avi", "train/A/b.avi/c"], {}, "b.avi: named like a clip, but not a file"),
+        (["Archery/v_Archery_g08_c01.avi"], {"split": "3"}, "--split 3 without --split_lists"),
     ],
 )
 def test_a_source_that_cannot_be_right_is_named(
@@ -225,6 +230,34 @@ def test_a_source_that_cannot_be_right_is_named(
         splits(src_dir=touch_clips(*names), **options)
 
     assert caught.value.fix
+
+
+def test_upper_case_endings_and_empty_split_folders(touch_clips: Callable[..., Path]) -> None:
+    source = touch_clips("train/Archery/A.AVI", "val/.keep")
+
+    assert splits(src_dir=source) == {"train": ["Archery/A.AVI"]}
+
+
+@pytest.mark.parametrize("label", ["a<|end|>b", "a\\b", "a\nb"])
+def test_a_class_that_no_record_can_hold_is_named(draw_clip: DrawClip, tmp_path: Path, label: str) -> None:
+    draw_clip(tmp_path / "src/train" / label / "a.avi", 2)
+
+    with pytest.raises(UserError, match="breaks the contract") as caught:
+        list(convert("ucf101", ucf101.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out"))
+
+    assert caught.value.fix == "rename what it is made from, such as a class folder"
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_list_with_a_byte_order_mark_or_in_another_encoding(write_lists: Callable[..., Path]) -> None:
+    lists = write_lists(train=["Archery/a.avi"], test=[])
+    path = lists / "trainlist01.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    assert read_lists(lists, "1")["a.avi"].label == "Archery"
+    path.write_bytes("Höhle/a.avi 1".encode("latin-1"))
+    with pytest.raises(UserError, match="cannot read this list"):
+        read_lists(lists, "1")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -126,3 +126,26 @@ def test_a_real_clip_cut_in_half_is_sampled_from_what_is_left(shared: Path) -> N
     frames = read_frames(clip, 8)
 
     assert all(np.array_equal(frame, plain[number * 121 // 8]) for number, frame in enumerate(frames))
+
+
+def test_a_name_with_a_colon_is_no_protocol(
+    draw_clip: DrawClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_clip(tmp_path / "2024:clips" / "a.avi", 2)
+    monkeypatch.chdir(tmp_path)
+
+    assert numbers(read_frames(Path("2024:clips/a.avi"), 8)) == [0, 1]
+
+
+def test_a_title_in_an_old_encoding_is_no_obstacle(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "cafe"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((24, 32, 3), dtype=np.uint8), format="bgr24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.avi").read_bytes()
+    assert content.count(b"cafe") == 1
+    (tmp_path / "a.avi").write_bytes(content.replace(b"cafe", "café".encode("latin-1")))
+
+    assert len(read_frames(tmp_path / "a.avi", 8)) == 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v.schema import CODES, Checker, UserError, check
-from phi3v.schema.check import _schema_errors, jsonl_files
+from phi3v.schema.check import _schema_breaches, jsonl_files
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORD = '{"id": "a", "source": "s", "conversations": [{"images": ["x/a.jpg"], "user": "Q", "assistant": "A"}]}\n'
@@ -100,7 +100,7 @@ def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
     path.write_text(RECORD)
     (tmp_path / "images" / "x" / "a.jpg").mkdir(parents=True)
 
-    assert [finding.message for finding in check(path)] == [f"'x/a.jpg' is not a file below {tmp_path / 'images'}"]
+    assert [finding.message for finding in check(path)] == [f'"x/a.jpg" is not a file below {tmp_path / "images"}']
 
 
 def test_images_can_be_left_out(tmp_path: Path) -> None:
@@ -138,6 +138,45 @@ def test_a_long_value_is_quoted_in_part(tmp_path: Path) -> None:
     (finding,) = check(path)
 
     assert len(finding.message) < 120
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "column"),
+    [
+        ('{"id":"a","source":"Grüße"}'.encode("utf-16"), "json", 1),
+        (b'{"id": "\xed\xa0\x80\xff"}', "json", 9),
+        (RECORD.replace("}]}", '}], "metadata": {"x": ' + "9" * 5000 + "}}").encode(), "json", None),
+        (RECORD.replace('"Q"', '"<|image_' + "9" * 5000 + '|>"').encode(), "image-tag", 78),
+        (RECORD.replace("a.jpg", "a.jpg\\n").encode(), "schema", 58),
+        (RECORD.replace('"a",', "[" * 990 + "]" * 990 + ",").encode(), "schema", None),
+        (RECORD.replace("a.jpg", "a" * 300 + ".jpg").encode(), "image-missing", 58),
+        (b"   \r", "json", 1),
+    ],
+    ids=["utf-16", "surrogate", "digits", "tag", "line feed", "deep", "long name", "blank"],
+)
+def test_hostile_lines_are_findings_not_tracebacks(tmp_path: Path, line: bytes, code: str, column: int | None) -> None:
+    (tmp_path / "images" / "x").mkdir(parents=True)
+    (tmp_path / "images" / "x" / "a.jpg").touch()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line.rstrip(b"\n") + b"\n" + RECORD.replace('"a"', '"b"').encode())
+
+    found = [finding for finding in check(path) if finding.line == 1]
+
+    assert found[0].code == code
+    assert column in {None, found[0].column}
+    assert len(found[0].message) < 200
+
+
+def test_findings_of_a_line_come_from_left_to_right(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    turns = [{"user": "Q", "assistant": "A"} for _ in range(12)]
+    turns[2]["user"] = turns[10]["user"] = turns[11]["assistant"] = ""
+    path.write_text(json.dumps({"id": "a", "source": "s", "conversations": turns}) + "\n")
+
+    columns = [finding.column for finding in check(path)]
+
+    assert columns == sorted(columns)
+    assert len(columns) == 3
 
 
 def test_a_deep_line_is_a_finding_not_a_crash(tmp_path: Path) -> None:
@@ -227,4 +266,4 @@ def test_the_fast_and_the_wordy_validator_agree(record: object) -> None:
     fast = jsonschema_rs.Draft202012Validator(schema).is_valid(record)
 
     assert fast == Draft202012Validator(schema).is_valid(record)
-    assert fast or _schema_errors(record)
+    assert fast or _schema_breaches(record)

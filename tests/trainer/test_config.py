@@ -35,10 +35,14 @@ def test_the_recipes_flags_keep_their_names_and_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "--batch_size 0 is too small"),
+        ({"batch_size": 0}, "--batch_size 0 is out of range\n  fix: give 1 or more"),
         ({"num_crops": 17}, "--num_crops 17 is out of range\n  fix: give 1 to 16"),
-        ({"num_train_epochs": 0}, "--num_train_epochs 0 trains nothing"),
-        ({"lora_rank": -1}, "--lora_rank -1 is too small"),
+        ({"learning_rate": float("nan")}, "--learning_rate nan is out of range"),
+        ({"num_train_epochs": float("inf")}, "--num_train_epochs inf is out of range"),
+        ({"lora_dropout": 1.5}, "--lora_dropout 1.5 is out of range"),
+        ({"seed": -1}, "--seed -1 is out of range"),
+        ({"num_train_epochs": 0}, "--num_train_epochs 0 is out of range"),
+        ({"lora_rank": -1}, "--lora_rank -1 is out of range"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

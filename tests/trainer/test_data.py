@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from phi3v.schema import Conversation, Turn, UserError
-from phi3v.trainer.data import Records, check_files, find_files
+from phi3v.trainer.data import Records, check_files, find_files, first_open
 
 
 @pytest.fixture
@@ -63,7 +63,6 @@ def test_records_of_several_files_in_order(write: Callable[..., Path]) -> None:
         "b.jsonl-0",
         "b.jsonl-1",
     ]
-    assert records.labelled
 
 
 def test_an_empty_file(write: Callable[..., Path]) -> None:
@@ -78,3 +77,34 @@ def test_a_finding_stops_the_run_before_it_begins(write: Callable[..., Path]) ->
 
     with pytest.raises(UserError, match=rf"{path}:2:\d+: json: .*\n  fix: .*phi3v-data validate {path.parent}"):
         check_files([path])
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+def test_a_record_without_an_answer_is_told_by_line(write: Callable[..., Path], tmp_path: Path, role: str) -> None:
+    write("a_train.jsonl", 2)
+    path = write(f"a_{role}.jsonl", 2)
+    open_record = Conversation(id="open", source="s", turns=(Turn(user="Q"),))
+    path.write_text(path.read_text() + open_record.to_line())
+
+    with pytest.raises(UserError, match=rf"a_{role}.jsonl:3: no 'assistant' in the last turn"):
+        find_files(tmp_path)
+
+
+def test_a_bad_test_file_is_a_finding_not_a_traceback(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("a_train.jsonl")
+    (tmp_path / "a_test.jsonl").write_text('{"id": "x"')
+
+    with pytest.raises(UserError, match="a_test.jsonl:1:11: json"):
+        find_files(tmp_path)
+
+
+def test_an_empty_test_file_is_nothing_to_score(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("a_train.jsonl")
+    (tmp_path / "a_test.jsonl").touch()
+
+    assert find_files(tmp_path).evaluation == []
+
+
+def test_the_first_open_record(write: Callable[..., Path]) -> None:
+    assert first_open(write("a.jsonl", 3)) is None
+    assert first_open(write("b.jsonl", 3, assistant=None)) == 1

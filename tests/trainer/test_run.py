@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,9 +158,14 @@ def test_a_run_without_validation_says_so(data: Path) -> None:
 def test_records_with_and_without_images_train_together(data: Path) -> None:
     path = data / "colours_train.jsonl"
     text_only = Conversation(id="t", source="s", turns=(Turn(user="Which colour?", assistant="none"),))
-    path.write_text(path.read_text() + text_only.to_line() * 1)
+    path.write_text(text_only.to_line() + path.read_text())
+    settings = config(data, num_train_epochs=1, batch_size=17, batch_size_per_gpu=17, logging_steps=1)
 
-    assert list(train(config(data, max_steps=5, batch_size_per_gpu=1)))
+    list(train(settings))
+
+    log = json.loads((settings.output_dir / "trainer_state.json").read_text())["log_history"]
+    assert log[0]["loss"] > 0
+    assert log[0]["step"] == 1
 
 
 @pytest.mark.parametrize(("images", "expected"), [(1, 16), (2, 4)])
@@ -229,3 +235,92 @@ def test_a_missing_model_is_named(data: Path) -> None:
         list(train(config(data, model_name_or_path="/no/such/model")))
     with pytest.raises(UserError, match="nobody/nothing: cannot load this model"):
         list(train(config(data, model_name_or_path="nobody/nothing", overwrite=True)))
+
+
+def test_overwriting_an_adapter_leaves_the_new_model(data: Path) -> None:
+    from phi3v.trainer.load import is_adapter, load_model
+
+    list(train(config(data, max_steps=1, use_lora=True, lora_rank=4)))
+    assert is_adapter(str(data.parent / "run"))
+
+    list(train(config(data, max_steps=1, overwrite=True)))
+
+    assert not is_adapter(str(data.parent / "run"))
+    assert type(load_model(str(data.parent / "run"))).__name__ == "Phi3VForCausalLM"
+
+
+def test_a_start_that_failed_does_not_lock_the_folder(data: Path) -> None:
+    with pytest.raises(UserError, match="cannot load this model"):
+        list(train(config(data, model_name_or_path="nobody/nothing")))
+
+    assert list(train(config(data, max_steps=1)))
+
+
+def test_an_adapter_is_not_trained_on(data: Path) -> None:
+    list(train(config(data, max_steps=1, use_lora=True, lora_rank=4)))
+
+    with pytest.raises(UserError, match="is an adapter, not a whole model"):
+        list(train(config(data, model_name_or_path=str(data.parent / "run"), output_dir=data.parent / "other")))
+
+
+def test_an_adapter_finds_its_base_from_anywhere(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phi3v.trainer.load import load_model
+
+    list(train(config(data, max_steps=1)))
+    monkeypatch.chdir(data.parent)
+    list(train(config(data, max_steps=1, model_name_or_path="run", output_dir=Path("adapter"), use_lora=True)))
+
+    monkeypatch.chdir("/")
+    assert load_model(str(data.parent / "adapter"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("model.safetensors", b"cut"),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"{}"),
+    ],
+)
+def test_a_damaged_model_is_named(data: Path, name: str, content: bytes) -> None:
+    from phi3v.trainer.load import load_model
+    from phi3v.trainer.model.tiny import tiny_model, tiny_processor
+
+    tiny_model(tiny_processor()).save_pretrained(data.parent / "model")
+    (data.parent / "model" / name).write_bytes(content)
+
+    with pytest.raises(UserError, match=f"{data.parent}/model: "):
+        load_model(str(data.parent / "model"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_the_help_says(data: Path) -> None:
+    """One speaks, scores and writes; the losses are those of one process."""
+    arguments = ["--data_dir", data, "--model_name_or_path", "tiny", "--num_crops", 1, "--batch_size", 4]
+    arguments += [
+        "--max_steps",
+        3,
+        "--logging_steps",
+        1,
+        "--learning_rate",
+        1e-3,
+        "--num_workers",
+        0,
+        "--max_new_tokens",
+        4,
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    runs = {"one": [sys.executable, "-m", "phi3v.trainer"], "two": [*torchrun, "-m", "phi3v.trainer"]}
+
+    losses = {}
+    for name, command in runs.items():
+        full = [*command, *map(str, arguments), "--output_dir", str(data.parent / name)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(full, capture_output=True, text=True, check=False, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("accuracy before") == done.stdout.count("accuracy after") == 1
+        log = json.loads((data.parent / name / "trainer_state.json").read_text())["log_history"]
+        losses[name] = [entry["loss"] for entry in log if "loss" in entry]
+
+    assert losses["two"] == pytest.approx(losses["one"], abs=2e-4)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from phi3v.schema.tokens import CROP, crop_grid, image_tokens
+from phi3v.schema.tokens import CROP, MAX_CROPS, crop_grid, image_tokens
 from phi3v.trainer.model.pixels import CLIP_MEAN, CLIP_STD, normalise, whole_view
 
 WHITE = 255
@@ -47,6 +47,10 @@ class Phi3VImageProcessor(BaseImageProcessor):
     ) -> None:
         kwargs.pop("auto_map", None)  # else it would be saved, and ask to run remote code
         super().__init__(**kwargs)
+        if not 1 <= num_crops <= MAX_CROPS:
+            raise ValueError(f"num_crops is 1 to {MAX_CROPS}, not {num_crops}")
+        if (tuple(image_mean), tuple(image_std)) != (CLIP_MEAN, CLIP_STD):
+            raise ValueError("image_mean and image_std are CLIP's: the model takes them out by itself")
         self.num_crops = num_crops
         self.apply_exif_orientation = apply_exif_orientation
         self.image_mean = list(image_mean)
@@ -81,8 +85,12 @@ class Phi3VImageProcessor(BaseImageProcessor):
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors is 'pt', not {return_tensors!r}")
-        limit = num_crops or self.num_crops
+        if layout not in {"crops", "original"}:
+            raise ValueError(f"layout is 'crops' or 'original', not {layout!r}")
+        limit = self.num_crops if num_crops is None else num_crops
         pictures = [images] if isinstance(images, Image.Image) else list(images)
+        if not pictures:
+            raise ValueError("no picture to cut")
         crops = [cut(self.to_rgb(picture), limit) for picture in pictures]
         pixels = [torch.from_numpy(own.reshape(-1, 3, CROP, CROP)) for own in crops]
         data = {
@@ -104,7 +112,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
 
     def token_count(self, width: int, height: int, *, num_crops: int | None = None) -> int:
         """Return how many tokens an image of `width` x `height` pixels takes."""
-        return image_tokens(width, height, num_crops or self.num_crops)
+        return image_tokens(width, height, self.num_crops if num_crops is None else num_crops)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

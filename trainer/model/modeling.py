@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model, Phi3PreTrainedModel
+from transformers.utils.generic import can_return_tuple
 
 from phi3v.trainer.model.attention import PACKED_SDPA, packed_lengths
 from phi3v.trainer.model.configuration import Phi3VConfig
@@ -146,6 +147,7 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
             model.generation_config.eos_token_id = [END_OF_TEXT, END_OF_TURN]
         return loaded
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,

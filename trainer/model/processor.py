@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from phi3v.schema.tokens import IMAGE_TAG
+from phi3v.schema.tokens import IMAGE_TAG, crop_tokens, tag_number
 from phi3v.trainer.model.image_processor import Phi3VImageProcessor
 
 
@@ -34,7 +34,8 @@ class Phi3VProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        own = getattr(tokenizer, "chat_template", None)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or own)
         self.image_processor: Phi3VImageProcessor
         self.tokenizer: PreTrainedTokenizerBase
 
@@ -77,15 +78,16 @@ class Phi3VProcessor(ProcessorMixin):
         """
         pictures = [images] if isinstance(images, Image.Image) else list(images or [])
         chunks = IMAGE_TAG.split(text)  # text, number, text, number, ... text
-        order = [int(number) for number in chunks[1::2]]
+        order = [tag_number(number) for number in chunks[1::2]]
         if sorted(order) != list(range(1, len(pictures) + 1)):
             raise ValueError(f"the text names the images {order}, but {len(pictures)} are given: tag each of them once")
         # The model fills placeholders in the order of the pixels, so the pixels take the order of the tags.
-        placed = [self.image_processor.to_rgb(pictures[number - 1]) for number in order]
+        placed = [pictures[number - 1] for number in order]
         data: dict[str, Any] = {}
+        counts = []
         if placed:
             data = dict(self.image_processor.preprocess(placed, num_crops=num_crops, return_tensors=return_tensors))
-        counts = [self.image_processor.token_count(*picture.size, num_crops=num_crops) for picture in placed]
+            counts = [crop_tokens(height, width) for height, width in data["image_sizes"].tolist()]
         ids = self.text_ids(chunks[0])
         for number, count, chunk in zip(order, counts, chunks[2::2], strict=True):
             ids += [-number] * count + self.text_ids(chunk)

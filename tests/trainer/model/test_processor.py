@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from phi3v.trainer.model import Phi3VProcessor
-from phi3v.trainer.model.tiny import CHAT_TEMPLATE, tiny_processor
+from phi3v.trainer.model.tiny import tiny_processor
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,6 @@ def test_the_released_files_load_without_remote_code(shared: Path) -> None:
 
 def test_the_small_tokenizer_treats_white_space_as_the_released_one(processor: Phi3VProcessor, shared: Path) -> None:
     released = Phi3VProcessor.from_pretrained(shared / "realdata/tokenizers/phi35_vision")
-    assert released.tokenizer.chat_template == CHAT_TEMPLATE.replace("{{ '", "{{'").replace("' }}", "' }}") or True
     for text in ("<|user|>\nyes<|end|>\n<|assistant|>\nno", "<|assistant|>   no", "</s>  a", "<|end|>\n\n", "a  b\n c"):
         pieces = [[own.tokenizer.decode([token]) for token in own.text_ids(text)] for own in (processor, released)]
         assert "".join(pieces[0]) == "".join(pieces[1])
