@@ -28,6 +28,7 @@ from phi3v.trainer.model.vision import ImageEmbedding
 END_OF_TEXT, END_OF_TURN = 32000, 32007
 RELEASED_END = 2  # </s>, which the released generation_config.json names and the model never writes
 IGNORED = -100  # a label that is not learned
+LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 LOSS_CHUNK = 512  # labelled positions whose logits are held at a time
 
 
@@ -113,6 +114,9 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         crop_counts: Tensor | None,
         image_sizes: Tensor | None,
     ) -> Tensor:
+        if input_ids.numel() and (largest := int(input_ids.max())) >= self.config.vocab_size:
+            what = f"input_ids hold the id {largest}, but the vocabulary ends at {self.config.vocab_size - 1}"
+            raise ValueError(f"{what}: the tokenizer is another model's")
         embeddings: Tensor = self.embed_tokens(input_ids.clamp(min=0))
         places = input_ids < 0
         if pixel_values is None or crop_counts is None or image_sizes is None:
@@ -140,12 +144,20 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as transformers does; its generation stops where the model's turns end."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        """Load a model as transformers does; its generation stops where the model's turns end.
+
+        Raises:
+            ValueError: the weights are not this model's; transformers would draw the missing ones at random.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        wrong = {kind: sorted(map(str, info[kind])) for kind in LOADING_FAULTS if info.get(kind)}
+        if wrong:
+            told = "; ".join(f"{len(names)} {kind.replace('_', ' ')}: {names[0]} ..." for kind, names in wrong.items())
+            raise ValueError(f"the checkpoint does not fit its configuration: {told}")
         if model.generation_config.eos_token_id == RELEASED_END:  # generation would run on to its limit
             model.generation_config.eos_token_id = [END_OF_TEXT, END_OF_TURN]
-        return loaded
+        return (model, info) if with_info else model
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(

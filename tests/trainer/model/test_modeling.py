@@ -411,3 +411,97 @@ def test_the_loss_in_chunks_is_the_loss(model: Phi3VForCausalLM, count: int) -> 
     model.zero_grad()
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids, labels=labels).loss, model(input_ids=ids, labels=labels).loss)
+
+
+def resaved(model: Phi3VForCausalLM, folder: Path, change: Any) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("model.norm.weight"), "1 missing keys: model.norm.weight"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "1 unexpected keys: extra"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    model: Phi3VForCausalLM, tmp_path: Path, change: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        AutoModelForCausalLM.from_pretrained(resaved(model, tmp_path, change))
+
+
+def test_a_sharded_checkpoint_loads_equal(model: Phi3VForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="300KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+
+    loaded = Phi3VForCausalLM.from_pretrained(tmp_path)
+
+    assert all(torch.equal(one, loaded.state_dict()[name]) for name, one in model.state_dict().items())
+
+
+def test_an_id_outside_the_vocabulary_is_named(model: Phi3VForCausalLM) -> None:
+    with pytest.raises(ValueError, match="the id 32000, but the vocabulary ends at 831"):
+        model(input_ids=torch.tensor([[1, 32000]]))
+
+
+def test_the_saved_configuration_is_in_the_released_style(
+    model: Phi3VForCausalLM, shared: Path, tmp_path: Path
+) -> None:
+    """What other programs read: rope_scaling, rope_theta and torch_dtype, under the released names."""
+    import json
+
+    released = AutoConfig.from_pretrained(shared / "realdata/tokenizers/phi35_vision")
+    released.save_pretrained(tmp_path)
+
+    saved = json.loads((tmp_path / "config.json").read_text())
+    original = json.loads((shared / "realdata/tokenizers/phi35_vision/config.json").read_text())
+    left_out = {"_name_or_path", "auto_map", "transformers_version", "_attn_implementation"}
+    assert {name: saved.get(name) for name in original if name not in left_out} == {
+        name: value for name, value in original.items() if name not in left_out
+    }
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters == released.rope_parameters
+
+
+def test_nothing_saved_asks_for_remote_code(shared: Path, tmp_path: Path) -> None:
+    from phi3v.trainer.model import Phi3VProcessor as Processor
+
+    Processor.from_pretrained(shared / "realdata/tokenizers/phi35_vision").save_pretrained(tmp_path)
+    AutoConfig.from_pretrained(shared / "realdata/tokenizers/phi35_vision").save_pretrained(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir() if "auto_map" in path.read_text()] == []
+    assert (tmp_path / "preprocessor_config.json").exists()
+
+
+def test_the_model_loads_without_a_question_on_stdin(model: Phi3VForCausalLM, shared: Path, tmp_path: Path) -> None:
+    """The released files carry an auto_map, for which transformers asks whether it may run remote code."""
+    import json
+    import shutil
+    import subprocess
+    import sys
+
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    original = json.loads((shared / "realdata/tokenizers/phi35_vision/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, "auto_map": original["auto_map"]}))
+    for path in (shared / "realdata/tokenizers/phi35_vision").iterdir():
+        if path.name != "config.json":
+            shutil.copy(path, tmp_path)
+    code = f"""
+import phi3v.trainer.model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+for kind in (AutoConfig, AutoModelForCausalLM, AutoProcessor):
+    print(type(kind.from_pretrained({str(tmp_path)!r})).__module__)
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+
+    assert [line.split(".")[0] for line in done.stdout.splitlines()[-3:]] == ["phi3v"] * 3
