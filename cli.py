@@ -404,3 +404,26 @@ def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_ne
     if output:
         write_scores(output, predictions)
     click.echo(f"accuracy: {accuracy(predictions):.4f} on {len(predictions)} samples")
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.option("--against_remote", is_flag=True, help="Compare with the original code, which is downloaded and run.")
+def selfcheck(name: str, *, against_remote: bool) -> None:
+    r"""Check a model's weights, its loss on a picture, and where it stops.
+
+    Exits with 1 if something is wrong.
+
+    \b
+    Example:
+      phi3v-model selfcheck microsoft/Phi-3.5-vision-instruct
+    """
+    require("train", "torch", "transformers")
+    from phi3v.trainer.selfcheck import selfcheck as checks
+
+    wrong = 0
+    for check in checks(name, against_remote=against_remote):
+        wrong += not check.good
+        click.echo(f"{'ok   ' if check.good else 'WRONG'} {check.what}: {check.detail}")
+    if wrong:
+        raise click.exceptions.Exit(FINDINGS)

@@ -80,6 +80,6 @@ def _reading(name: str, read: Any) -> Any:
     """Call a library's loader, whose many errors all mean that there is no whole model of this name."""
     try:
         return read()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         fix = "name a folder with a whole model, or a hub id; offline, download it first: hf download OWNER/NAME"
         raise UserError(f"cannot load this model ({first_line(error)})", where=name, fix=fix) from error
