@@ -93,10 +93,9 @@ def _option(field: Field[Any], kind: Any, text: str) -> click.Option:
         return click.Option([names], is_flag=True, default=field.default, help=text, show_default=bool(field.default))
     types: dict[Any, Any] = {Path: click.Path(path_type=Path)}
     param = click.Choice(get_args(kind)) if get_origin(kind) is Literal else types.get(kind, kind)
-    default = None if required else field.default
-    return click.Option(
-        [name], type=param, default=default, required=required, help=text, show_default=default is not None
-    )
+    if required:  # without a default of None, which click would take for a value
+        return click.Option([name], type=param, required=True, help=text)
+    return click.Option([name], type=param, default=field.default, help=text, show_default=field.default is not None)
 
 
 # ------------------------------------------------------------------------------------------------------------ progress
@@ -159,7 +158,7 @@ class Progress:
 @click.group(context_settings=SETTINGS)
 @click.version_option(package_name="phi3v")
 def data() -> None:
-    r"""Turn published data into one JSONL of conversations, and prove that it is right.
+    """Turn published data into one JSONL of conversations, and prove that it is right.
 
     \b
     Examples:
@@ -232,7 +231,7 @@ def _convert(name: str, options: Any, out_dir: Path, *, overwrite: bool) -> None
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the report."
 )
 def validate(paths: Sequence[Path], image_root: Path | None, form: Literal["text", "json"]) -> None:
-    r"""Check JSONL files: syntax, schema, rules, unique ids, images.
+    """Check JSONL files: syntax, schema, rules, unique ids, images.
 
     A folder stands for its *.jsonl files, and ids are unique across them. Exits with 1 if there is a finding.
 
@@ -340,7 +339,7 @@ def _train(**options: Any) -> None:
 @click.group(context_settings=SETTINGS)
 @click.version_option(package_name="phi3v")
 def model() -> None:
-    r"""Use a trained or released model.
+    """Use a trained or released model.
 
     \b
     Examples:
@@ -410,7 +409,7 @@ def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_ne
 @click.argument("name", metavar="MODEL")
 @click.option("--against_remote", is_flag=True, help="Compare with the original code, which is downloaded and run.")
 def selfcheck(name: str, *, against_remote: bool) -> None:
-    r"""Check a model's weights, its loss on a picture, and where it stops.
+    """Check a model's weights, its loss on a picture, and where it stops.
 
     Exits with 1 if something is wrong.
 

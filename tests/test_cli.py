@@ -57,6 +57,19 @@ def test_every_command_has_help(run: Run, command: list[str], words: list[str]) 
         assert word in done.stdout
 
 
+def test_no_help_shows_clicks_own_marks(run: Run) -> None:
+    for command in (["phi3v-data"], ["phi3v-data", "validate"], ["phi3v-model"], ["phi3v-model", "selfcheck"]):
+        assert "\\b" not in run(*command, "--help").stdout
+
+
+def test_what_is_required_is_asked_for(run: Run) -> None:
+    done = run("phi3v-train")
+
+    assert done.returncode == 2
+    assert "Missing option '--data_dir'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path: Path) -> None:
     converted = run("phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out")
     validated = run("phi3v-data", "validate", tmp_path / "out")

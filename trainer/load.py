@@ -69,7 +69,7 @@ def _base_of(folder: Path) -> str:
 
 
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise UserError("no such folder", where=name, fix="name a model's folder, a hub id like owner/name, or 'tiny'")
     # Absolute, so that an adapter that is trained on it finds its base from anywhere.
     full = str(Path(name).resolve()) if Path(name).is_dir() else name
