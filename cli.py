@@ -426,3 +426,43 @@ def selfcheck(name: str, *, against_remote: bool) -> None:
         click.echo(f"{'ok   ' if check.good else 'WRONG'} {check.what}: {check.detail}")
     if wrong:
         raise click.exceptions.Exit(FINDINGS)
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "--out_dir", type=click.Path(path_type=Path), required=True, help="The new folder; it appears when it is whole."
+)
+@click.option("--with_remote_code", is_flag=True, help="Name the original code in the files, for servers that run it.")
+@click.option("--code_repo", help="Its repository on the hub. [default: microsoft/Phi-3.5-vision-instruct]")
+@click.option("--code_revision", help="Its commit. [default: the last one of that repository]")
+@click.option("--max_shard_size", default="5GB", show_default=True, help="Of a file of weights.")
+def export(
+    name: str,
+    out_dir: Path,
+    code_repo: str | None,
+    code_revision: str | None,
+    max_shard_size: str,
+    *,
+    with_remote_code: bool,
+) -> None:
+    """Write a whole model in the released layout; an adapter is merged into its base.
+
+    \b
+    Examples:
+      phi3v-model export run --out_dir whole
+      phi3v-model export run --out_dir whole --with_remote_code
+    """
+    require("train", "torch", "transformers")
+    from phi3v.trainer.export import RemoteCode
+    from phi3v.trainer.export import export as write
+
+    if bool(code_repo) != bool(code_revision):
+        raise UserError("--code_repo and --code_revision go together", fix="give both, or neither")
+    given = RemoteCode(code_repo, code_revision) if code_repo and code_revision else RemoteCode()
+    code = given if with_remote_code or code_repo else None
+    files = write(name, out_dir, remote_code=code, max_shard_size=max_shard_size)
+    for file, size in files.items():
+        click.echo(f"{size:>14,} {out_dir / file}")
+    if code:
+        click.echo(f"load it with trust_remote_code=True, code_revision={code.revision}")

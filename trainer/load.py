@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,12 +28,14 @@ def load_processor(name: str) -> Phi3VProcessor:
     return processor
 
 
-def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> nn.Module:
+def load_model(
+    name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32, attention: str = "sdpa"
+) -> nn.Module:
     """Return a model for inference or training; an adapter's folder gives its base model with the adapter on it.
 
     Args:
         name: a folder, a hub id, or `tiny`.
-        dtype: of the parameters; the RoPE tables stay float32.
+        dtype: of the parameters; `auto` as they are stored. The RoPE tables stay float32.
         attention: `sdpa`, `packed_sdpa`, `eager` or `flash_attention_2`.
 
     Raises:
@@ -52,7 +54,7 @@ def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str 
     model = tiny_model(tiny_processor())
     model.name_or_path = TINY  # what an adapter's configuration names as its base
     model.set_attn_implementation(attention)
-    cast: nn.Module = model.to(dtype)
+    cast: nn.Module = model if dtype == "auto" else model.to(dtype)
     return cast
 
 
