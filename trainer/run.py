@@ -23,6 +23,10 @@ from phi3v.trainer.load import is_adapter, load_model, load_processor
 from phi3v.trainer.machine import accumulation, attention, is_first_process, precision, processes
 from phi3v.trainer.model import Phi3VProcessor
 
+# transformers 5.23 renamed gradient checkpointing.
+CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 FULL_WARMUP = 50  # the original recipe's
 # What a run leaves in its folder, beside the processor's files, which the next run writes over in any case.
 OUTPUTS = (
@@ -136,8 +140,6 @@ def training_arguments(config: TrainConfig, samples: int, kind: str, steps_per_u
         max_steps=config.max_steps,
         per_device_train_batch_size=config.batch_size_per_gpu,
         gradient_accumulation_steps=steps_per_update,
-        activation_checkpointing=config.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},  # the reentrant kind trains no adapter
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=warmup,
@@ -160,6 +162,8 @@ def training_arguments(config: TrainConfig, samples: int, kind: str, steps_per_u
         ddp_timeout=86_400,  # the others wait while the first process scores
         disable_tqdm=not config.tqdm,
         seed=config.seed,
+        # the reentrant kind trains no adapter
+        **{CHECKPOINTING: config.gradient_checkpointing, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}},
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from phi3v.schema import Conversation, Turn, UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.data import Records
-from phi3v.trainer.run import Note, Scored, default_crops, train, training_arguments
+from phi3v.trainer.run import CHECKPOINTING, Note, Scored, default_crops, train, training_arguments
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 
@@ -199,8 +199,8 @@ def test_the_recipes_optimizer(tmp_path: Path) -> None:
     assert (made.weight_decay, made.learning_rate, made.gradient_accumulation_steps) == (0.01, 4e-5, 16)
     assert made.bf16
     assert not made.fp16
-    assert made.activation_checkpointing
-    assert made.activation_checkpointing_kwargs == {"use_reentrant": False}
+    assert getattr(made, CHECKPOINTING)
+    assert getattr(made, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
 
 
 def test_another_run_is_not_overwritten_by_accident(data: Path) -> None:
