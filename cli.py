@@ -407,7 +407,11 @@ def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_ne
 
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.option("--against_remote", is_flag=True, help="Compare with the original code, which is downloaded and run.")
+@click.option(
+    "--against_remote",
+    is_flag=True,
+    help="Compare with the original code, which is downloaded and run; takes twice the memory.",
+)
 def selfcheck(name: str, *, against_remote: bool) -> None:
     """Check a model's weights, its loss on a picture, and where it stops.
 

@@ -8,7 +8,7 @@ What is not: speed, memory, and every path but inference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from safetensors import safe_open
 from torch import nn
 
 from phi3v.schema import UserError
-from phi3v.schema.errors import first_line
 from phi3v.trainer.load import is_adapter, load_model, load_processor
 from phi3v.trainer.model import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.modeling import IGNORED
@@ -155,9 +154,17 @@ def _original(model: nn.Module, name: str) -> nn.Module:
         config = get_class_from_dynamic_module(classes["AutoConfig"], name).from_pretrained(name)
         config._attn_implementation = "eager"  # noqa: SLF001  # transformers has no public name for it
         theirs: nn.Module = get_class_from_dynamic_module(classes["AutoModelForCausalLM"], name)(config)
-        weights = model.state_dict()
-        theirs.load_state_dict({ALIAS: weights["model.embed_tokens.weight"], **weights}, assign=True)
-    except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        what = f"the original code does not load ({first_line(error)})"
+        theirs.load_state_dict(_for_original(model.state_dict(), theirs.state_dict().keys()), assign=True)
+    except Exception as error:  # foreign code, written for other versions: anything may go wrong
+        what = f"the original code does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         raise UserError(what, where=name, fix="leave --against_remote out") from error
     return theirs.eval()
+
+
+def _for_original(weights: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return our weights under the original code's names as they come out on these transformers.
+
+    It reuses CLIP's classes, which lost their level `vision_model` in transformers 5.
+    """
+    renamed = {key if key in names else key.replace(".vision_model.", "."): value for key, value in weights.items()}
+    return renamed | ({ALIAS: weights["model.embed_tokens.weight"]} if ALIAS in names else {})
