@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -56,6 +57,36 @@ def load_model(
     model.set_attn_implementation(attention)
     cast: nn.Module = model if dtype == "auto" else model.to(dtype)
     return cast
+
+
+def load_quantised(name: str, *, dtype: torch.dtype, attention: str = "sdpa") -> nn.Module:
+    """Return a model with its language part in 4 bits (NF4), for adapters; the vision part and the head stay whole.
+
+    Args:
+        name: a folder, a hub id, or `tiny`.
+        dtype: what is computed in, and what the rest of the weights is kept in.
+        attention: as `load_model` takes it.
+
+    Raises:
+        UserError: there is none, or the hub cannot be reached.
+    """
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.vision_embed_tokens", "lm_head"],  # the full path, or the tower is quantised, too
+    )
+    options = {"dtype": dtype, "attn_implementation": attention, "quantization_config": settings}
+    if name != TINY:
+        quantised: nn.Module = _pretrained(Phi3VForCausalLM, name, **options)
+        return quantised
+    with TemporaryDirectory() as folder:  # weights are quantised while they are loaded
+        tiny_model(tiny_processor()).save_pretrained(folder)
+        small: Phi3VForCausalLM = _pretrained(Phi3VForCausalLM, folder, **options)
+    small.name_or_path = TINY
+    return small
 
 
 def is_adapter(name: str) -> bool:
