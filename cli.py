@@ -420,6 +420,10 @@ def model() -> None:
 
 
 _MODEL = click.option("--model", "name", required=True, help="A folder, an adapter's folder, a hub id, or 'tiny'.")
+_OUT = click.option(
+    "--out_dir", type=click.Path(path_type=Path), required=True, help="The new folder; it appears when it is whole."
+)
+_SHARD = click.option("--max_shard_size", default="5GB", show_default=True, help="Of a file of weights.")
 _LENGTH = click.option(
     "--max_new_tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer."
 )
@@ -504,14 +508,31 @@ def selfcheck(name: str, *, against_remote: bool) -> None:
 
 
 @model.command()
+@click.argument("name", metavar="ADAPTER")
+@_OUT
+@_SHARD
+def merge(name: str, out_dir: Path, max_shard_size: str) -> None:
+    """Merge an adapter into its base model, on the CPU.
+
+    \b
+    Example:
+      phi3v-model merge run --out_dir whole
+    """
+    require("train", "torch", "transformers", "peft")
+    from phi3v.trainer.load import is_adapter
+
+    if not is_adapter(name):
+        raise UserError("is no adapter", where=name, fix="name the folder of a run with --use_lora or --use_qlora")
+    _export(name, out_dir, max_shard_size)
+
+
+@model.command()
 @click.argument("name", metavar="MODEL")
-@click.option(
-    "--out_dir", type=click.Path(path_type=Path), required=True, help="The new folder; it appears when it is whole."
-)
+@_OUT
 @click.option("--with_remote_code", is_flag=True, help="Name the original code in the files, for servers that run it.")
 @click.option("--code_repo", help="Its repository on the hub. [default: microsoft/Phi-3.5-vision-instruct]")
 @click.option("--code_revision", help="Its commit. [default: the last one of that repository]")
-@click.option("--max_shard_size", default="5GB", show_default=True, help="Of a file of weights.")
+@_SHARD
 def export(
     name: str,
     out_dir: Path,
@@ -530,14 +551,18 @@ def export(
     """
     require("train", "torch", "transformers")
     from phi3v.trainer.export import RemoteCode
-    from phi3v.trainer.export import export as write
 
     if bool(code_repo) != bool(code_revision):
         raise UserError("--code_repo and --code_revision go together", fix="give both, or neither")
     given = RemoteCode(code_repo, code_revision) if code_repo and code_revision else RemoteCode()
     code = given if with_remote_code or code_repo else None
-    files = write(name, out_dir, remote_code=code, max_shard_size=max_shard_size)
-    for file, size in files.items():
-        click.echo(f"{size:>14,} {out_dir / file}")
+    _export(name, out_dir, max_shard_size, code)
     if code:
         click.echo(f"load it with trust_remote_code=True, code_revision={code.revision}")
+
+
+def _export(name: str, out_dir: Path, max_shard_size: str, code: Any = None) -> None:
+    from phi3v.trainer.export import export as write
+
+    for file, size in write(name, out_dir, remote_code=code, max_shard_size=max_shard_size).items():
+        click.echo(f"{size:>14,} {out_dir / file}")

@@ -222,3 +222,13 @@ def test_a_repository_without_a_revision_is_refused(run: Callable[..., Any], tmp
 
     assert done.returncode == 2
     assert "go together" in done.stderr
+
+
+def test_merge_takes_an_adapter_and_nothing_else(run: Callable[..., Any], adapter: Path, tmp_path: Path) -> None:
+    done = run("phi3v-model", "merge", adapter, "--out_dir", tmp_path / "whole")
+    refused = run("phi3v-model", "merge", tmp_path / "whole", "--out_dir", tmp_path / "again")
+
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(logits(tmp_path / "whole"), logits(adapter), atol=2e-5, rtol=0)
+    assert refused.returncode == 2
+    assert "is no adapter" in refused.stderr
