@@ -82,12 +82,15 @@ class Records(Dataset[Conversation]):
     Args:
         paths: JSONL files.
 
+    Attributes:
+        paths: the same.
+
     Raises:
         UserError: they hold no record.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self._paths = paths
+        self.paths = paths
         self._files = array("Q")
         self._offsets = array("Q")
         for number, path in enumerate(paths):
@@ -105,7 +108,7 @@ class Records(Dataset[Conversation]):
 
     def file(self, index: int) -> Path:
         """Return the file that a record is in."""
-        return self._paths[self._files[index]]
+        return self.paths[self._files[index]]
 
 
 class Examples(Dataset[Example]):

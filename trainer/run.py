@@ -112,6 +112,8 @@ def _score(config: TrainConfig, trainer: StepTrainer, run: Plan, when: When) -> 
     if path.exists():  # of the run that is gone on with
         return
     prompts = Examples(run.evaluation, run.encoder, answered=False)
+    if when == "before":
+        yield Note(f"scored on {', '.join(path.name for path in run.evaluation.paths)}: {len(prompts)} records")
     predictions: list[Prediction] = []
     with _autocast(run.machine):
         for prediction in predict(
