@@ -390,11 +390,14 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
 
 
 def _show(config: Any, count: int) -> None:
-    """Print samples as they are learned: green counts in the loss, dim does not, images are boxes."""
+    """Print samples as they are learned: green and [[ ]] counts in the loss, the rest does not."""
     from phi3v.trainer.show import samples
 
     styles: dict[str, dict[str, Any]] = {"learned": {"fg": "green", "bold": True}, "read": {}, "image": {"fg": "cyan"}}
     for shown in samples(config, count):
+        if shown.skipped:
+            click.secho(f"--- {shown.id}: skipped, {shown.skipped}", fg="red")
+            continue
         tokens = {kind: sum(span.tokens for span in shown.spans if span.kind == kind) for kind in styles}
         told = ", ".join(f"{tokens[kind]} {kind}" for kind in styles)
         click.secho(f"--- {shown.id}: {sum(tokens.values())} tokens ({told}), num_crops {shown.num_crops}", dim=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,41 @@ def run() -> Callable[..., Any]:
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
     return start
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Answer requests on loopback until the test ends; returns the server's address."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(handler: type[BaseHTTPRequestHandler]) -> str:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def grey_levels(tmp_path: Path) -> Callable[[int], Path]:
+    """Make a converted folder of N pictures, of N widths, whose grey level is to be named."""
+
+    def make(count: int) -> Path:
+        from PIL import Image
+
+        from phi3v.schema import Conversation, Turn
+
+        folder = tmp_path / "data"
+        (folder / "images").mkdir(parents=True)
+        lines = []
+        for number in range(count):
+            Image.new("L", (40 + 20 * number, 60), 255 * number // count).save(folder / f"images/{number}.png")
+            turn = Turn(user="How bright?", assistant=f"{number}", images=(f"{number}.png",))
+            lines.append(Conversation(id=f"g-{number}", source="grey", turns=(turn,)).to_line())
+        (folder / "grey_train.jsonl").write_text("".join(lines))
+        return folder
+
+    return make

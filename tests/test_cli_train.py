@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-
-from phi3v.schema import Conversation, Turn
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    lines = []
-    for number in range(4):
-        Image.new("L", (60, 60), 60 * number).save(folder / f"images/{number}.png")
-        turn = Turn(user="How bright?", assistant=f"{number}", images=(f"{number}.png",))
-        lines.append(Conversation(id=f"g-{number}", source="grey", turns=(turn,)).to_line())
-    (folder / "grey_train.jsonl").write_text("".join(lines))
-    return folder
+def data(grey_levels: Callable[[int], Path]) -> Path:
+    return grey_levels(4)
 
 
 def settings(data: Path, **changes: Any) -> dict[str, Any]:

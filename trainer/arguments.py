@@ -25,15 +25,23 @@ WARMUP_SHARE = 10  # a shorter run warms up for a tenth of its steps: else it wo
 # Fields of TrainingArguments that a flag of ours decides, or that have no meaning here.
 INSTEAD = {
     CHECKPOINTING: "--gradient_checkpointing",
+    "auto_find_batch_size": "--max_tokens_per_gpu: it bounds a forward by its tokens",
+    "data_seed": "--seed",
+    "dataloader_drop_last": "leave it out: no sample is dropped",
     "dataloader_num_workers": "--num_workers",
     "disable_tqdm": "--no_tqdm",
     "eval_strategy": "leave it out: the model is scored before and after",
+    "enable_jit_checkpoint": "leave it out: SIGTERM saves and stops in any case",
     "gradient_accumulation_steps": "--batch_size and --batch_size_per_gpu: it follows from them",
     "gradient_checkpointing": "--gradient_checkpointing",
+    "ignore_data_skip": "leave it out: a resumed run reads no sample again",
+    "include_num_input_tokens_seen": "leave it out: the log has tokens_per_second",
+    "load_best_model_at_end": "leave it out: no score is taken during the run",
     "per_device_eval_batch_size": "--eval_batch_size",
     "per_device_train_batch_size": "--batch_size_per_gpu",
     "remove_unused_columns": "leave it out: no column is removed",
     "resume_from_checkpoint": "--resume",
+    "save_only_model": "leave it out: such a checkpoint cannot be gone on with",
     "train_sampling_strategy": "--max_tokens_per_gpu: packing needs no grouping by length",
     "weight_decay": "--wd",
 }
@@ -53,8 +61,6 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
         UserError: a field that does not exist, a value that is none of its, or a field that a flag of ours decides.
     """
     more = _parsed(config.more)
-    ratio = float(more.pop("warmup_ratio", 0))  # gone from transformers 5, and in every other guide
-    warmup = int(ratio * total) if ratio else config.warmup_steps
     own: dict[str, Any] = {
         "output_dir": str(config.output_dir),
         "max_steps": total,
@@ -63,7 +69,7 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
         f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},  # the reentrant kind trains no adapter
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "linear",
-        "warmup_steps": min(FULL_WARMUP, total // WARMUP_SHARE) if warmup is None else warmup,
+        "warmup_steps": _warmup(config, total),
         "weight_decay": config.wd,
         "optim": "adamw_torch",
         "adam_beta1": 0.9,
@@ -87,6 +93,14 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
     return TrainingArguments(**own | _saving(config, more.pop("save_strategy", "steps"), per_epoch) | more)
 
 
+def _warmup(config: TrainConfig, total: int) -> int:
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    if config.warmup_ratio is not None:
+        return int(config.warmup_ratio * total)
+    return min(FULL_WARMUP, total // WARMUP_SHARE)
+
+
 def _saving(config: TrainConfig, strategy: str, per_epoch: int) -> dict[str, Any]:
     strategy = str(strategy)
     if strategy not in SAVE_STRATEGIES:
@@ -99,7 +113,7 @@ def _saving(config: TrainConfig, strategy: str, per_epoch: int) -> dict[str, Any
 
 def _parsed(more: Mapping[str, str]) -> dict[str, Any]:
     """Return fields of TrainingArguments with the types they have there."""
-    known = {own.name for own in fields(TrainingArguments)} | {"warmup_ratio"}
+    known = {own.name for own in fields(TrainingArguments)}
     ours = {own.name for own in fields(TrainConfig)}
     for name in more:
         if name in INSTEAD:
@@ -112,9 +126,6 @@ def _parsed(more: Mapping[str, str]) -> dict[str, Any]:
     parser.error = _refuse
     parsed = {}
     for name, value in more.items():
-        if name == "warmup_ratio":
-            parsed[name] = value
-            continue
         try:
             words = [value] if value.startswith("{") else value.split()
             parsed[name] = getattr(parser.parse_args([f"--{name}", *words]), name)

@@ -19,9 +19,8 @@ MARK = "phi3v_checkpoint.json"
 
 def mark(folder: Path, step: int, failures: list[list[Any]]) -> None:
     """Say that a checkpoint is whole: the last file written to it, with the size of each other."""
-    files = {
-        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name != MARK
-    }
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MARK)
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
     with atomic_write(folder / MARK) as file:
         file.write((json.dumps({"step": step, "failures": failures, "files": files}, indent=1) + "\n").encode())
 

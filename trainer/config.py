@@ -37,6 +37,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "vision_learning_rate": (0, 1000),
     "warmup_steps": (0, MANY),
+    "warmup_ratio": (0, 1),
     "wd": (0, 1000),
 }
 
@@ -108,6 +109,7 @@ class TrainConfig:
     warmup_steps: Annotated[int | None, "Steps up to that rate. [default: 50, or a tenth of a run under 500 steps]"] = (
         None
     )
+    warmup_ratio: Annotated[float | None, "The same as a share of the run."] = None
     wd: Annotated[float, "Weight decay."] = 0.01
     bf16: Annotated[bool, "Compute in bfloat16. [default on a GPU that has it]"] = False
     fp16: Annotated[bool, "Compute in float16. [default on other GPUs]"] = False
@@ -147,6 +149,8 @@ class TrainConfig:
         if self.use_flash_attention and self.attention not in {"auto", "flash_attention_2"}:
             fix = "choose one"
             raise UserError(f"--use_flash_attention and --attention {self.attention} exclude each other", fix=fix)
+        if self.overwrite and self.resume:
+            raise UserError("--overwrite and --resume exclude each other", fix="choose one")
         if self.max_tokens_per_gpu and self.batch_size_per_gpu > 1:
             fix = "leave one out: packing decides how many samples go into a forward"
             raise UserError("--max_tokens_per_gpu and --batch_size_per_gpu exclude each other", fix=fix)

@@ -15,6 +15,7 @@ from torch import nn
 
 from phi3v.schema import UserError
 from phi3v.trainer.load import is_adapter, load_model, load_processor
+from phi3v.trainer.model.processor import edit_json
 
 
 class RemoteCode(NamedTuple):
@@ -74,17 +75,12 @@ def _name_code(folder: Path, code: RemoteCode) -> None:
     )
     processor = code.auto_map(AutoProcessor="processing_phi3_v.Phi3VProcessor")
     images = code.auto_map(AutoImageProcessor="processing_phi3_v.Phi3VImageProcessor")
-    _edit(folder / "config.json", auto_map=model)
-    _edit(folder / "preprocessor_config.json", auto_map=images | processor, processor_class="Phi3VProcessor")
-    _edit(folder / "tokenizer_config.json", auto_map=processor)
+    edit_json(folder / "config.json", auto_map=model)
+    edit_json(folder / "preprocessor_config.json", auto_map=images | processor, processor_class="Phi3VProcessor")
+    edit_json(folder / "tokenizer_config.json", auto_map=processor)
     # The released form, without transformers 5's nested image processor, which the original code does not take.
     released = {"auto_map": processor, "processor_class": "Phi3VProcessor"}
     (folder / "processor_config.json").write_text(json.dumps(released, indent=2) + "\n", encoding="utf-8")
-
-
-def _edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _card(title: str, name: str, code: RemoteCode | None) -> str:

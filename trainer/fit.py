@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from phi3v.schema import Conversation, UserError
 from phi3v.schema.tokens import IMAGE_TAG, tag_number
 from phi3v.trainer.data import Records
-from phi3v.trainer.encode import Encoder
+from phi3v.trainer.encode import Encoder, Example
 
 Policy = Literal["fail", "skip"]
 
@@ -49,6 +49,15 @@ def fit(record: Conversation, encoder: Encoder, max_length: int) -> Fit | Skippe
                 if least <= max_length:
                     return Fit(least, measured.labelled, num_crops, dropped)
     return Skipped("too-long", f"{least} tokens with one turn and the fewest crops; the limit is {max_length}")
+
+
+def encode(record: Conversation, encoder: Encoder, how: Fit) -> Example:
+    """Encode a record for training, as it fits.
+
+    Raises:
+        RecordError, UserError: as the encoder.
+    """
+    return encoder(without_oldest(record, how.dropped_turns), num_crops=how.num_crops)
 
 
 def without_oldest(record: Conversation, count: int) -> Conversation:

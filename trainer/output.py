@@ -45,7 +45,7 @@ def starting_point(config: TrainConfig) -> Path | None:
         UserError: the model is an adapter, or the output folder holds another run.
     """
     if is_adapter(config.model_name_or_path):
-        fix = "name its base model, or merge the two first: phi3v-model export"
+        fix = "name its base model, or merge the two first: phi3v-model merge"
         raise UserError("is an adapter, not a whole model", where=config.model_name_or_path, fix=fix)
     saved = config.output_dir / FILE_NAME
     if not saved.exists() or config.overwrite:
@@ -62,8 +62,12 @@ def starting_point(config: TrainConfig) -> Path | None:
     return find(config.output_dir, config.resume)
 
 
-def make_folder(config: TrainConfig, *, anew: bool) -> None:
-    """Make the output folder, rid of an earlier run's files: a stale adapter would be loaded in place of the model."""
+def make_folder(config: TrainConfig) -> None:
+    """Make the output folder, rid of an earlier run's files: a stale adapter would be loaded in place of the model.
+
+    Of the run that is gone on with only checkpoints go that are not whole.
+    """
+    anew = config.resume is None or not (config.output_dir / FILE_NAME).exists()
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         for pattern in OUTPUTS if anew else ("checkpoint-*",):

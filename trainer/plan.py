@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-
-import torch
-from torch import nn
 
 from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.data import Records, find_files
 from phi3v.trainer.encode import Encoder
-from phi3v.trainer.events import Event, Measured, Note
+from phi3v.trainer.events import Event, Measured
 from phi3v.trainer.fit import Fits
 from phi3v.trainer.load import load_processor
 from phi3v.trainer.machine import Machine, accumulation, processes
@@ -21,14 +18,22 @@ from phi3v.trainer.steps import Batching, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The run to come."""
+class Data:
+    """What is trained on and scored on, and how it is encoded; a sample has at most `max_length` tokens."""
 
-    machine: Machine
     records: Records
     evaluation: Records | None
     processor: Phi3VProcessor
     encoder: Encoder
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The run to come."""
+
+    machine: Machine
+    data: Data
     fits: Fits
     steps: Steps
 
@@ -40,17 +45,10 @@ def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]
         UserError: the data or the batch do not allow the run.
     """
     batching = _batching(config)
-    files = find_files(config.data_dir)
-    records = Records(files.train)
-    processor = load_processor(config.model_name_or_path)
-    processor.image_processor.num_crops = config.num_crops or default_crops(records)
-    encoder = Encoder(processor, config.data_dir / "images")
-    limits = (config.max_length, config.max_tokens_per_gpu, int(processor.tokenizer.model_max_length))
+    data = open_data(config)
     fits = Fits()
-    for done in fits.measure(
-        records, encoder, max_length=min(limit for limit in limits if limit), on_error=config.on_error
-    ):
-        yield Measured(done, len(records))
+    for done in fits.measure(data.records, data.encoder, max_length=data.max_length, on_error=config.on_error):
+        yield Measured(done, len(data.records))
     _check_labels(fits, config)
     steps = Steps(
         fits.kept,
@@ -60,14 +58,26 @@ def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]
         max_steps=config.max_steps,
         seed=config.seed,
     )
-    return Plan(
-        machine=computer,
+    return Plan(machine=computer, data=data, fits=fits, steps=steps)
+
+
+def open_data(config: TrainConfig) -> Data:
+    """Check a run's data, and load what encodes them.
+
+    Raises:
+        UserError: the data do not allow the run, or there is no such model.
+    """
+    files = find_files(config.data_dir)
+    records = Records(files.train)
+    processor = load_processor(config.model_name_or_path)
+    processor.image_processor.num_crops = config.num_crops or default_crops(records)
+    limits = (config.max_length, config.max_tokens_per_gpu, int(processor.tokenizer.model_max_length))
+    return Data(
         records=records,
         evaluation=Records(files.evaluation) if files.evaluation else None,
         processor=processor,
-        encoder=encoder,
-        fits=fits,
-        steps=steps,
+        encoder=Encoder(processor, config.data_dir / "images"),
+        max_length=min(limit for limit in limits if limit),
     )
 
 
@@ -99,30 +109,3 @@ def _check_labels(fits: Fits, config: TrainConfig) -> None:
     if labelled in {0, tokens}:
         fix = "look at the samples: phi3v-train ... --show 3"
         raise UserError(f"{labelled} of {tokens} tokens are learned", where=config.data_dir, fix=fix)
-
-
-def describe(config: TrainConfig, model: nn.Module, run: Plan) -> Iterator[Note]:
-    """Yield what a user should know before the first step: what trains, on what, and how a batch is divided."""
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    total = sum(weight.numel() for weight in model.parameters())
-    strategy = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
-    frozen = ", vision part frozen" if config.freeze_vision_model else ""
-    yield Note(f"{strategy}{frozen}: {trainable:,} of {total:,} parameters train")
-    device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
-    crops = run.processor.image_processor.num_crops
-    yield Note(f"{run.machine.kind} on {device}, num_crops {crops}")
-    yield Note(f"attention: {run.machine.attention} ({run.machine.reason})")
-    fits, kept = run.fits, len(run.fits.kept)
-    shorter = sum(crops != run.encoder.num_crops for crops in fits.num_crops) - len(fits.skipped)
-    yield Note(
-        f"{kept} samples of {sum(fits.tokens) / kept:.0f} tokens on average, {max(fits.tokens)} at most;"
-        f" {shorter} with fewer crops, {sum(map(bool, fits.dropped_turns))} with fewer turns,"
-        f" {len(fits.skipped)} skipped"
-    )
-    yield Note(f"{run.steps.total} steps of {config.batch_size} samples = {_division(config)}")
-
-
-def _division(config: TrainConfig) -> str:
-    if config.max_tokens_per_gpu:
-        return f"packs of up to {config.max_tokens_per_gpu} tokens on {processes()} processes"
-    return f"{config.batch_size_per_gpu} at once x {processes()} processes x {accumulation(config)} accumulated"

@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.encode import Example
-from phi3v.trainer.fit import without_oldest
-from phi3v.trainer.machine import Machine
+from phi3v.trainer.fit import Skipped, encode, fit
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.processor import Phi3VProcessor
-from phi3v.trainer.plan import Plan, plan
+from phi3v.trainer.plan import open_data
 
 Kind = Literal["learned", "read", "image"]
 
@@ -34,9 +33,10 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A training record as it is learned."""
+    """A training record as it is learned, or why it is skipped."""
 
     id: str
+    skipped: str | None
     num_crops: int
     spans: list[Span]
 
@@ -47,18 +47,15 @@ def samples(config: TrainConfig, count: int) -> Iterator[Sample]:
     Raises:
         UserError: the data do not allow the run.
     """
-    machine = Machine("fp32", "sdpa", "nothing is computed")
-    steps = plan(config, machine)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        run: Plan = stop.value
-    for number in run.fits.kept[:count]:
-        fit = run.fits[number]
-        record = without_oldest(run.records[number], fit.dropped_turns)
-        example = run.encoder(record, num_crops=fit.num_crops)
-        yield Sample(example.id, fit.num_crops, list(spans(example, run.processor)))
+    data = open_data(config)
+    for number in range(min(count, len(data.records))):
+        record = data.records[number]
+        how = fit(record, data.encoder, data.max_length)
+        if isinstance(how, Skipped):
+            yield Sample(record.id, how.reason, 0, [])
+            continue
+        example = encode(record, data.encoder, how)
+        yield Sample(record.id, None, how.num_crops, list(spans(example, data.processor)))
 
 
 def spans(example: Example, processor: Phi3VProcessor) -> Iterator[Span]:

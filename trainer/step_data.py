@@ -10,7 +10,7 @@ from phi3v.schema import RecordError, UserError
 from phi3v.trainer.collate import collate, pack
 from phi3v.trainer.data import Records
 from phi3v.trainer.encode import Encoder, Example
-from phi3v.trainer.fit import Fits, Policy, without_oldest
+from phi3v.trainer.fit import Fits, Policy, encode
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.steps import Step
 
@@ -95,10 +95,8 @@ class StepData(Dataset[StepBatch]):
         )
 
     def _read(self, step: int, sample: int) -> Example | Failure:
-        fit = self._fits[sample]
         try:
-            record = without_oldest(self._records[sample], fit.dropped_turns)
-            return self._encoder(record, num_crops=fit.num_crops)
+            return encode(self._records[sample], self._encoder, self._fits[sample])
         except RecordError as error:  # the file has changed since it was checked
             raise UserError(str(error), fix="phi3v-data validate the file, and start again") from error
         except UserError as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +45,14 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(fixtures: Path, tmp_path: Path) -> Iterator[str]:
+def hub(fixtures: Path, tmp_path: Path, serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> str:
     archive = tmp_path / "hub.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for clip in ("train/BlueBouncing/v_BlueBouncing_g01_c01.avi", "test/RedSpinning/v_RedSpinning_g27_c01.avi"):
             tar.add(fixtures / "ucf101" / clip, f"UCF101_subset/{clip}")
     Hub.content = archive.read_bytes()
     Hub.seen = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    return serve(Hub)
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 from phi3v.schema import UserError
-from phi3v.trainer.arguments import CHECKPOINTING, training_arguments
+from phi3v.trainer.arguments import CHECKPOINTING, INSTEAD, training_arguments
 from phi3v.trainer.config import TrainConfig
 
 
@@ -22,7 +25,7 @@ def arguments(folder: Path, *, total: int = 19, kind: str = "fp32", **options: A
         (6250, {}, 50),
         (19, {"warmup_steps": 7}, 7),
         (200, {}, 20),
-        (200, {"more": {"warmup_ratio": "0.25"}}, 50),
+        (200, {"warmup_ratio": 0.25}, 50),
     ],
 )
 def test_warm_up_fits_the_run(tmp_path: Path, total: int, options: dict[str, Any], expected: int) -> None:
@@ -97,3 +100,26 @@ def test_when_checkpoints_are_saved(tmp_path: Path, options: dict[str, Any], exp
     made = arguments(tmp_path, **options)
 
     assert (made.save_strategy, made.save_steps) == expected
+
+
+@pytest.mark.parametrize("name", sorted(INSTEAD))
+def test_a_field_that_is_decided_elsewhere_says_where(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        arguments(tmp_path, more={name: "1"})
+
+    (flag,) = re.findall(r"^(?:--(\w+)|leave it out)", INSTEAD[name])
+    assert not flag or flag.removeprefix("no_") in {field.name for field in fields(TrainConfig)}
+    assert str(caught.value).endswith(INSTEAD[name])
+
+
+def test_every_other_field_of_training_arguments_is_taken(tmp_path: Path) -> None:
+    """Each with its own default: none is lost between the flags of ours and theirs."""
+    for field in fields(TrainingArguments):
+        if field.name in INSTEAD or not field.init or not isinstance(field.default, bool | int | float | str):
+            continue
+        if field.default == "" or field.name in {"save_strategy", "lr_scheduler_type", "optim"}:
+            continue
+        made = arguments(tmp_path, more={field.name: str(field.default)})
+        plain = TrainingArguments(**{"output_dir": str(tmp_path), "use_cpu": True, field.name: field.default})
+
+        assert getattr(made, field.name) == getattr(plain, field.name), field.name

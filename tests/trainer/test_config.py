@@ -57,3 +57,17 @@ def test_it_is_saved_as_json(tmp_path: Path) -> None:
     assert saved["data_dir"] == "data"
     assert saved["use_lora"] is True
     assert saved["learning_rate"] == 4e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bf16": True, "fp16": True}, "--bf16 and --fp16 exclude each other"),
+        ({"overwrite": True, "resume": "auto"}, "--overwrite and --resume exclude each other"),
+        ({"use_flash_attention": True, "attention": "eager"}, "--attention eager exclude each other"),
+        ({"max_tokens_per_gpu": 9, "batch_size_per_gpu": 2}, "--max_tokens_per_gpu and --batch_size_per_gpu exclude"),
+    ],
+)
+def test_settings_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(data_dir=Path("data"), **options)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from phi3v.schema import Conversation, Turn, UserError
+from phi3v.schema import UserError
 from phi3v.trainer.checkpoints import MARK, checkpoints, find, keep_newest, mark, whole
 
 STEPS = 8
@@ -29,17 +28,9 @@ ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """18 pictures of grey levels to name; two epochs of them are 8 steps of 4 and of 2 samples."""
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    lines = []
-    for number in range(14):
-        Image.new("L", (40 + 20 * number, 60), 18 * number).save(folder / f"images/{number}.png")
-        turn = Turn(user="How bright?", assistant=f"{number} of 13", images=(f"{number}.png",))
-        lines.append(Conversation(id=f"g-{number}", source="grey", turns=(turn,)).to_line())
-    (folder / "grey_train.jsonl").write_text("".join(lines))
-    return folder
+def data(grey_levels: Callable[[int], Path]) -> Path:
+    """14 samples: two epochs of them are 8 steps, of 4 samples and twice of 2."""
+    return grey_levels(14)
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
@@ -122,6 +113,17 @@ def test_sigterm_saves_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_finished_run_that_is_resumed_changes_nothing(data: Path, tmp_path: Path) -> None:
+    kept = []
+    for _ in range(2):
+        subprocess.run(command(data, tmp_path / "run", "--resume", "auto"), check=True, capture_output=True, env=ALONE)
+        kept.append([(tmp_path / "run" / name).read_bytes() for name in ("model.safetensors", "samples.jsonl")])
+
+    assert kept[0] == kept[1]
+    assert len(history(tmp_path / "run")) == STEPS
+
+
+@pytest.mark.slow
 def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path) -> None:
     subprocess.run(command(data, tmp_path / "run"), check=True, capture_output=True, env=ALONE)
     before = history(tmp_path / "run")
@@ -158,6 +160,28 @@ def test_a_checkpoint_without_its_mark_or_with_other_files_is_not_whole(tmp_path
     assert find(tmp_path, None) is None
     with pytest.raises(UserError, match="checkpoint-11: no whole checkpoint"):
         find(tmp_path, str(tmp_path / "checkpoint-11"))
+
+
+def test_the_mark_holds_files_of_folders_too(tmp_path: Path) -> None:
+    """DeepSpeed saves its optimizer below global_stepN/."""
+    path = checkpoint(tmp_path, 5)
+    (path / "global_step5").mkdir()
+    (path / "global_step5/optim.pt").write_bytes(b"moments")
+    mark(path, 5, [[1, 2, "gone"]])
+    told = whole(path)
+
+    assert told is not None
+    assert told["files"] == {"global_step5/optim.pt": 7, "model.safetensors": 7}
+    assert told["failures"] == [[1, 2, "gone"]]
+    (path / "global_step5/optim.pt").write_bytes(b"mom")
+    assert whole(path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"files": {"gone.pt": 3}}'])
+def test_a_damaged_mark_is_none(tmp_path: Path, content: bytes) -> None:
+    (checkpoint(tmp_path, 5) / MARK).write_bytes(content)
+
+    assert checkpoints(tmp_path) == []
 
 
 @pytest.mark.parametrize(("count", "left"), [(None, [8, 9, 10]), (2, [9, 10]), (1, [10]), (5, [8, 9, 10])])

@@ -166,7 +166,7 @@ def test_remote_code_with_other_logits_is_told(folder: Path) -> None:
 def test_remote_code_that_does_not_run_here_is_an_error_with_a_way_out(folder: Path) -> None:
     bring_code(folder, "import a_library_of_long_ago")
 
-    with pytest.raises(UserError, match="original code does not load .*a_library_of_long_ago") as caught:
+    with pytest.raises(UserError, match="original code does not run here .*a_library_of_long_ago") as caught:
         list(selfcheck(str(folder), against_remote=True))
     assert "--against_remote" in str(caught.value)
 

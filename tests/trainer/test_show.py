@@ -61,3 +61,20 @@ def test_what_is_shown_is_what_fits(data: Path) -> None:
 
     assert "Compare" not in "".join(span.text for span in sample.spans)
     assert not [span for span in sample.spans if span.kind == "image"]
+
+
+def test_a_sample_that_does_not_fit_is_shown_with_its_reason(data: Path) -> None:
+    (sample,) = shown(data, 1, max_length=10)
+
+    assert sample.skipped is not None
+    assert "the limit is 10" in sample.skipped
+    assert sample.spans == []
+
+
+def test_no_more_is_read_than_is_shown(data: Path) -> None:
+    path = data / "s_train.jsonl"
+    lost = Conversation(id="lost", source="s", turns=(Turn(user="Q", assistant="A", images=("a.png",)),))
+    path.write_text(path.read_text() + lost.to_line())
+
+    assert [sample.id for sample in shown(data, 2)] == ["s-0", "s-1"]
+    assert len(shown(data, 100)) == 6

@@ -47,7 +47,8 @@ class Phi3VProcessor(ProcessorMixin):
         saved = super().save_pretrained(save_directory, **kwargs)
         # Where, and under which name, programs other than transformers 5 look.
         self.image_processor.save_pretrained(save_directory)
-        _name_for_others(Path(save_directory) / "tokenizer_config.json")
+        # PreTrainedTokenizerFast is transformers 4's name for the class that 5 writes as TokenizersBackend.
+        edit_json(Path(save_directory) / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
         return saved
 
     @property
@@ -102,9 +103,7 @@ class Phi3VProcessor(ProcessorMixin):
         return [self.tokenizer.bos_token_id, *self.tokenizer(chunk, add_special_tokens=False)["input_ids"]]
 
 
-def _name_for_others(path: Path) -> None:
-    """Give a saved tokenizer the class name that transformers 4 knows, too; 5 takes both for one class."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["tokenizer_class"] == "TokenizersBackend":
-        content["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change fields of a saved JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
