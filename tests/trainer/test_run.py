@@ -269,27 +269,17 @@ def test_a_damaged_model_is_named(data: Path, name: str, content: bytes) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_the_help_says(data: Path) -> None:
-    """One speaks, scores and writes; the losses are those of one process."""
-    arguments = ["--data_dir", data, "--model_name_or_path", "tiny", "--num_crops", 1, "--batch_size", 4]
-    arguments += [
-        "--max_steps",
-        3,
-        "--logging_steps",
-        1,
-        "--learning_rate",
-        1e-3,
-        "--num_workers",
-        0,
-        "--max_new_tokens",
-        4,
-    ]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+@pytest.mark.parametrize("options", ["", "--max_tokens_per_gpu 700"], ids=["padded", "packed"])
+def test_two_processes_train_as_the_help_says(data: Path, options: str) -> None:
+    """One speaks, scores and writes; the losses, the samples and the ledger are those of one process."""
+    arguments = "--model_name_or_path tiny --num_crops 1 --batch_size 4 --max_steps 5 --logging_steps 1"
+    arguments += f" --learning_rate 1e-3 --num_workers 0 --max_new_tokens 4 {options}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     runs = {"one": [sys.executable, "-m", "phi3v.trainer"], "two": [*torchrun, "-m", "phi3v.trainer"]}
 
     losses = {}
     for name, command in runs.items():
-        full = [*command, *map(str, arguments), "--output_dir", str(data.parent / name)]
+        full = [*command, "--data_dir", str(data), "--output_dir", str(data.parent / name), *arguments.split()]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(full, capture_output=True, text=True, check=False, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -297,4 +287,5 @@ def test_two_processes_train_as_the_help_says(data: Path) -> None:
         log = json.loads((data.parent / name / "trainer_state.json").read_text())["log_history"]
         losses[name] = [entry["loss"] for entry in log if "loss" in entry]
 
-    assert losses["two"] == pytest.approx(losses["one"], abs=2e-4)
+    assert losses["two"] == pytest.approx(losses["one"], abs=2e-5)
+    assert len({(data.parent / name / "samples.jsonl").read_bytes() for name in runs}) == 1
