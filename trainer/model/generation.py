@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import GenerationMixin
-from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM
+from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model
 
+# transformers 5.24 renamed the cache; both names are taken, each version gets its own.
+CACHE = "cache" if "cache" in signature(Phi3Model.forward).parameters else "past_key_values"
 IMAGE_INPUTS = ("pixel_values", "crop_counts", "image_sizes")
 
 
@@ -20,22 +23,24 @@ class ImageGeneration(GenerationMixin):
         self,
         input_ids: Tensor,
         past_key_values: Any = None,
+        cache: Any = None,
         attention_mask: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare one step; the images go in with the prompt, and again where the cache is computed anew."""
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = past_key_values if cache is None else cache
+        past = 0 if cache is None else cache.get_seq_length()
         anew = past > 0 and self._crosses(input_ids, attention_mask, past)
         if anew:
-            past_key_values, kwargs["next_sequence_length"] = None, None
+            cache, kwargs["next_sequence_length"] = None, None
         images_needed = bool(is_first_iteration or anew)
         # Not Phi3ForCausalLM's, which drops the cache by the length of the padded row.
         inputs: dict[str, Any] = super(Phi3ForCausalLM, self).prepare_inputs_for_generation(
             input_ids,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             is_first_iteration=images_needed,
+            **{CACHE: cache},
             **kwargs,
         )
         if not images_needed and kwargs.get("use_cache", True):

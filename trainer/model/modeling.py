@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 
 from phi3v.trainer.model.attention import PACKED_SDPA, packed_lengths
 from phi3v.trainer.model.configuration import Phi3VConfig
-from phi3v.trainer.model.generation import ImageGeneration
+from phi3v.trainer.model.generation import CACHE, ImageGeneration
 from phi3v.trainer.model.rope import LongRotaryEmbedding
 from phi3v.trainer.model.vision import ImageEmbedding
 
@@ -65,6 +65,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: Tensor | None = None,
@@ -91,7 +92,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values if cache is None else cache},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -166,6 +167,7 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -186,13 +188,14 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
             pixel_values, crop_counts, image_sizes: as `ImageEmbedding.forward` takes them.
             num_items_in_batch: labelled tokens of the whole global batch; the loss is the sum over labelled
                 tokens divided by it. None: divided by the labelled tokens here.
-            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in `Phi3ForCausalLM`.
+            attention_mask, position_ids, inputs_embeds, use_cache: as in `Phi3ForCausalLM`.
+            past_key_values, cache: the cache under its name before transformers 5.24, and since.
         """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values if cache is None else cache},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values=pixel_values,
@@ -208,7 +211,7 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
         return CausalLMOutputWithPast(
             loss=None if labels is None else self._loss(hidden, labels, num_items_in_batch),
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
