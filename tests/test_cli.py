@@ -72,7 +72,7 @@ def test_what_is_required_is_asked_for(run: Run) -> None:
 
 def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path: Path) -> None:
     converted = run("phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out")
-    validated = run("phi3v-data", "validate", tmp_path / "out")
+    validated = run("phi3v-data", "validate", "--ignore", "leak", tmp_path / "out")  # the two clips are the same
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
@@ -152,11 +152,13 @@ def test_findings_are_lines_with_a_remedy_and_exit_code_1(run: Run, fixtures: Pa
     done = run("phi3v-data", "validate", path)
 
     assert done.returncode == 1
-    assert done.stdout == f"{path}:3:8: duplicate-id: /id: id 'a-1' is also on line 1\n"
-    assert done.stderr.splitlines() == [
-        "3 records in 1 files: 1 duplicate-id",
-        "  fix duplicate-id: give each record its own id",
+    assert done.stdout.splitlines() == [
+        f"{path}:3:8: duplicate-id: /id: id 'a-1' is also on line 1",
+        '    {"id": "a-1", "source": "example", "conversations": [{"user": "What is this?", "assistant": "A boat....',
+        "           ^^^^^",
+        "    fix: give each record its own id",
     ]
+    assert done.stderr == "3 records in 1 file: 1 duplicate-id\n"
 
 
 def test_findings_as_json(run: Run, fixtures: Path) -> None:
@@ -176,9 +178,8 @@ def test_ids_are_unique_within_a_folder_but_not_between_files(run: Run, tmp_path
     together = run("phi3v-data", "validate", tmp_path)
     apart = run("phi3v-data", "validate", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
-    assert (
-        together.stdout
-        == f"{tmp_path}/b.jsonl:1:8: duplicate-id: /id: id 'same' is also on line 1 of {tmp_path}/a.jsonl\n"
+    assert together.stdout.startswith(
+        f"{tmp_path}/b.jsonl:1:8: duplicate-id: /id: id 'same' is also on line 1 of {tmp_path}/a.jsonl\n"
     )
     assert apart.returncode == 0
 

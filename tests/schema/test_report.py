@@ -9,10 +9,14 @@ from phi3v.schema.report import report
 INVALID = Path(__file__).parents[2] / "fixtures" / "invalid"
 
 
-def test_text_is_a_line_a_finding() -> None:
+def test_text_shows_the_value_with_a_caret() -> None:
     findings = list(check(INVALID / "duplicate-id.same_file.jsonl"))
 
-    assert "".join(report(findings, "text")) == f"{findings[0]}\n"
+    first, excerpt, caret, fix = "".join(report(findings, "text")).splitlines()
+
+    assert first == str(findings[0])
+    assert excerpt[caret.index("^") : caret.rindex("^") + 1] == '"a-1"'
+    assert fix == "    fix: give each record its own id"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -23,5 +27,7 @@ def test_json_is_one_object_whatever_the_number(count: int) -> None:
 
     assert len(parsed["findings"]) == count
     for finding in parsed["findings"]:
-        assert list(finding) == ["code", "file", "line", "column", "pointer", "message", "fix"]
+        assert list(finding) == [
+            "code", "severity", "file", "line", "column", "end_column", "pointer", "message", "fix",
+        ]  # fmt: skip
         assert finding["line"] == 3

@@ -31,7 +31,7 @@ def test_tags_that_name_each_image_once_or_not_at_all(turns: list[dict[str, Any]
     ("turns", "message"),
     [
         ([turn("<|image_1|>Q")], "'<|image_1|>' but the record has 0 images"),
-        ([turn("<|image_0|>Q", 1)], "'<|image_0|>' but the record has 1 images"),
+        ([turn("<|image_0|>Q", 1)], "'<|image_0|>' but the record has 1 image"),
         ([turn("<|image_1|><|image_1|>Q", 1)], "'<|image_1|>' stands twice"),
         ([turn("<|image_1|>Q", 2)], "image 2 of 2 has no tag, though others have one"),
         ([turn("<|image_1|>Q", 1), turn("Q", 1)], "image 2 of 2 has no tag, though others have one"),
