@@ -57,11 +57,14 @@ def read_blocks(path: Path, span: Span | None = None, *, size: int = BLOCK_BYTES
         number, offset = 1, span.start if span else 0
         if span:
             file.seek(span.start)
-        while lines := file.readlines(min(size, span.end - offset) if span else size):
+        while lines := file.readlines(size):
+            length = sum(map(len, lines))
+            while span and offset + length > span.end:
+                length -= len(lines.pop())
             yield Block(number, offset, lines)
             number += len(lines)
-            offset += sum(map(len, lines))
-            if span and offset >= span.end:
+            offset += length
+            if span and offset == span.end:
                 return
 
 

@@ -5,8 +5,9 @@ Pure work on bytes, so that it can be done in other processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from phi3v.schema.wording import schema_breaches
 
 Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
+_ID = itemgetter("id")
 _EXCERPT = 100  # characters of a line that are shown
 
 
@@ -90,29 +92,34 @@ class LineChecker:
         """Return what is known of the lines of a block."""
         findings: dict[int, list[Finding]] = {}
         with collector_off():
-            records: list[Record | None] | list[Record] | None = self._gate.records(block.lines)
-            if records is None:
-                records = [self._look_at_line(line, number, findings, block) for number, line in enumerate(block.lines)]
-            return self._known(records, findings)
+            passed = self._gate.records(block.lines)
+            records: Sequence[Record | None] = passed or [
+                self._look_at_line(block, index, findings) for index in range(len(block.lines))
+            ]
+            ids = list(map(_ID, passed)) if passed else [record["id"] if record else None for record in records]
+            known = self._known(records, ids, findings)
+            del passed, records  # before the collector comes on again: it would walk over all of them
+        return known
 
-    def _look_at_line(
-        self, line: bytes, number: int, findings: dict[int, list[Finding]], block: Block
-    ) -> Record | None:
+    def _look_at_line(self, block: Block, index: int, findings: dict[int, list[Finding]]) -> Record | None:
         """Return the line's record, None if it is none; note what is wrong with it."""
+        line = block.lines[index]
         if passed := self._gate.records([line]):
             return passed[0]
         data = line.removesuffix(b"\n")
         record, found = examine(data, answered=self._wants.answered)
         if found:
-            words = Wording(self._file, block.number + number, data)
-            findings[number] = [words.of_fault(one) if isinstance(one, Fault) else words.of(one) for one in found]
+            words = Wording(self._file, block.number + index, data)
+            findings[index] = [words.of_fault(one) if isinstance(one, Fault) else words.of(one) for one in found]
         return record
 
-    def _known(self, records: list[Record | None] | list[Record], findings: dict[int, list[Finding]]) -> Known:
+    def _known(
+        self, records: Sequence[Record | None], ids: list[str | None], findings: dict[int, list[Finding]]
+    ) -> Known:
         wants = self._wants
         return Known(
             findings,
-            [record["id"] if record else None for record in records],
+            ids,
             [images_of(record) if record else None for record in records] if wants.images else [],
             [self._texts(record) if record else None for record in records] if wants.lengths else [],
             [ties_of(record) if record else None for record in records] if wants.ties else [],

@@ -36,7 +36,7 @@ def breaches(record: dict[str, Any]) -> Iterator[Breach]:
     yield from _missing_assistants(record)
     yield from _blank_texts(record)
     yield from _control_tokens(record)
-    yield from _image_tags(record)
+    yield from image_tags(record)
 
 
 def doubts(record: dict[str, Any]) -> Iterator[Breach]:
@@ -105,7 +105,8 @@ def _control_tokens(record: dict[str, Any]) -> Iterator[Breach]:
             yield Breach("control-token", path, f"{found[0]!r} at character {found.start() + 1} of the text")
 
 
-def _image_tags(record: dict[str, Any]) -> Iterator[Breach]:
+def image_tags(record: dict[str, Any]) -> Iterator[Breach]:
+    """Yield where the tags in `user` do not name each image of the record once, if there is any."""
     turns = record["conversations"]
     expected = sum(len(turn.get("images", [])) for turn in turns)
     named = [
