@@ -28,12 +28,20 @@ class Decoders:
         jobs: how many.
         seconds: how long one task may take.
         memory: bytes of address space of a process.
+        command: another program that answers as this module's does.
     """
 
-    def __init__(self, jobs: int = 1, *, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+    def __init__(
+        self,
+        jobs: int = 1,
+        *,
+        seconds: float = SECONDS,
+        memory: int = MEMORY,
+        command: Sequence[str] = (sys.executable, "-m", "phi3v.schema.decoder"),
+    ) -> None:
         self._jobs = jobs
         self._seconds = seconds
-        self._memory = memory
+        self._command = [*command, str(memory)]
         self._idle: list[subprocess.Popen[bytes]] = []
 
     def run(self, paths: Sequence[str], task: str = "decode") -> list[Any]:
@@ -94,8 +102,7 @@ class Decoders:
         ]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "phi3v.schema.decoder", str(self._memory)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:

@@ -43,7 +43,7 @@ class Ids:
                 continue
             first = places[hash(one)]
             # The line is looked up, so that two ids with one hash are no duplicates.
-            line = here.get(one) or (self._lines_of(first).get(one) if first != place else None)
+            line = (self._lines_of(first).get(one) if first != place else None) or here.get(one)
             if line is not None:
                 where = f"line {line}" + (f" of {first.path}" if first.path != place.path else "")
                 yield index, Breach("duplicate-id", ("id",), f"id {one!r:.80} is also on {where}")

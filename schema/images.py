@@ -136,8 +136,8 @@ def look_at_header(file: IO[bytes], size: int, suffix: str) -> Look:
             if named != form:
                 faults += (Fault("image-extension", f"is a {form}, not a {named}"),)
             return Look(faults, width, height, size, doubtful=not seems_whole(file, size, form))
-    except Image.DecompressionBombError:
-        return Look((Fault("image-size", f"has more than {2 * MOST_PIXELS:,} pixels"),), size=size)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
+        return Look((Fault("image-size", f"has more than {MOST_PIXELS:,} pixels"),), size=size)
     except Exception as error:  # noqa: BLE001  # parsers of hostile files raise whatever they stumble over
         file.seek(0)
         return Look((_unreadable(file.read(12), error),), size=size)

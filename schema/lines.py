@@ -185,8 +185,7 @@ class Wording:
         self._number = number
         self._whole = data is None
         data = data or b""
-        self._shift = data.startswith(BOM)
-        self._text = data.removeprefix(BOM).decode(errors="replace")
+        self._text = data.removeprefix(BOM).decode(errors="replace")  # as in editors, the mark is no column
         self._columns: Columns | None = None
 
     def of(self, breach: Breach) -> Finding:
@@ -204,8 +203,8 @@ class Wording:
             code=fault.code,
             file=self._file,
             line=self._number,
-            column=fault.column + self._shift,
-            end_column=fault.end_column + self._shift,
+            column=fault.column,
+            end_column=fault.end_column,
             pointer=pointer,
             message=fault.message,
             fix=fault.fix or CODES[fault.code].fix,

@@ -21,8 +21,8 @@ QUESTION = "Classify it into one of the following classes: Boat, Car."
 TEXTS = st.lists(
     st.sampled_from(
         [
-            "Q", " ", "\n", ":", '":', '" :', "\\", "<", "|", "<|", "<|end|>", "</s>", "<|image_1|>", "<|image_2|>", "<|image_01|>",
-            "ä", "\u2028", "\u3000", "{", "}", "//", "/.", QUESTION, "Boat", "\\u003c",
+            "Q", " ", "\n", ":", '":', '" :', "\\", "<", "|", "<|", "<|end|>", "</s>", "<|image_1|>", "<|image_2|>",
+            "<|image_01|>",             "ä", "\u2028", "\u3000", "{", "}", "//", "/.", QUESTION, "Boat", "\\u003c",
         ]
     ),
     max_size=3,
@@ -98,15 +98,15 @@ def test_what_is_wrong_does_not_pass(path: Path) -> None:
     [
         '{"id": "a", "source": "s", "conversations": [{"images": ["x/a.jpg"], "user": "At 10:30?", "assistant": "A"}]}',
         '{"id": "a", "source": "s", "conversations": [{"images": ["a"], "user": "<|image_1|>\\nQ", "assistant": "A"}]}',
-        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}, {"user": "Q", "assistant": "A"}]}',
-        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}], "metadata": {"u": "http://a/b"}}',
+        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}, {"user": "Q"}]}',
+        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}], "metadata": {"u": "http://a/"}}',
         '{"id": "a", "source": "s", "conversations": [{"user": "a < b", "assistant": "ä"}], "metadata": {"a": {"a": 1}}}',
         json.dumps({"id": "a", "source": "s", "conversations": [{"user": QUESTION, "assistant": "Car"}]}),
     ],
 )
 def test_what_is_common_passes_at_once(line: str) -> None:
-    assert says_nothing(line.encode(), answered=True)
-    assert Gate(answered=True).records([line.encode(), line.encode()]) is not None
+    assert says_nothing(line.encode(), answered=False)
+    assert GATES[False].records([line.encode(), line.encode()]) is not None
 
 
 def test_an_open_turn_passes_only_where_it_may_be_open() -> None:

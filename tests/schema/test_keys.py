@@ -36,7 +36,7 @@ def repeats(value: Any) -> int:
     if kind == "list":
         return sum(map(repeats, items))
     found, seen = 0, set()
-    for key, item in items:
+    for key, _ in items:
         found += key in seen
         seen.add(key)
     return found + sum(repeats(item) for _, item in items)
