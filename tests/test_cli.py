@@ -307,3 +307,40 @@ def test_an_unlabelled_file_cannot_be_scored(run: Run, tmp_path: Path) -> None:
     done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", tmp_path / "s_test.jsonl")
 
     one_clear_error(done, "nothing to score against")
+
+
+def test_a_code_is_explained(run: Run) -> None:
+    assert "Tag N is image N" in run("phi3v-data", "explain", "image-tag").stdout
+    one_clear_error(run("phi3v-data", "explain", "image-tga"), "no code 'image-tga'", "'image-tag'")
+    assert run("phi3v-data", "explain").returncode == 2
+
+
+@pytest.mark.parametrize(("form", "start"), [("sarif", '{"$schema"'), ("junit", "<?xml"), ("github", "::error file=")])
+def test_a_report_goes_where_it_is_wanted(run: Run, fixtures: Path, tmp_path: Path, form: str, start: str) -> None:
+    path = fixtures / "invalid" / "schema.no_id.jsonl"
+
+    to_file = run("phi3v-data", "validate", "--format", form, "--output", tmp_path / "report", path)
+    to_screen = run("phi3v-data", "validate", "--format", form, path)
+
+    assert (to_file.returncode, to_file.stdout) == (1, "")
+    assert to_file.stderr == "1 record in 1 file: 1 schema\n"
+    assert to_screen.stdout == (tmp_path / "report").read_text()
+    assert to_screen.stdout.startswith(start)
+    one_clear_error(run("phi3v-data", "validate", "--output", tmp_path / "no/where", path), "cannot write here")
+
+
+def test_bad_rows_are_set_aside(run: Run, fixtures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((fixtures / "invalid" / "json.cut_line.jsonl").read_bytes())
+
+    done = run("phi3v-data", "validate", "--quarantine", "--statistics", path)
+    again = run("phi3v-data", "validate", path)
+
+    assert done.returncode == 1
+    assert f"{path}: 1 record kept, 1 moved to {tmp_path / 'a.rejected.jsonl'}" in done.stderr
+    assert "      1 json" in done.stderr
+    assert (again.returncode, again.stderr) == (0, "1 record in 1 file: no findings\n")
+
+
+def test_options_that_make_no_sense_are_told(run: Run, tmp_path: Path) -> None:
+    one_clear_error(run("phi3v-data", "validate", "--jobs", 0, tmp_path), "--jobs is 0")

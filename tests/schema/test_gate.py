@@ -22,7 +22,7 @@ TEXTS = st.lists(
     st.sampled_from(
         [
             "Q", " ", "\n", ":", '":', '" :', "\\", "<", "|", "<|", "<|end|>", "</s>", "<|image_1|>", "<|image_2|>",
-            "<|image_01|>",             "ä", "\u2028", "\u3000", "{", "}", "//", "/.", QUESTION, "Boat", "\\u003c",
+            "<|image_01|>", "ä", "\u2028", "\u3000", "{", "}", "//", "/.", QUESTION, "Boat", "\\u003c",
         ]
     ),
     max_size=3,
@@ -98,9 +98,9 @@ def test_what_is_wrong_does_not_pass(path: Path) -> None:
     [
         '{"id": "a", "source": "s", "conversations": [{"images": ["x/a.jpg"], "user": "At 10:30?", "assistant": "A"}]}',
         '{"id": "a", "source": "s", "conversations": [{"images": ["a"], "user": "<|image_1|>\\nQ", "assistant": "A"}]}',
-        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}, {"user": "Q"}]}',
+        '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}, {"user": "R"}]}',
         '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}], "metadata": {"u": "http://a/"}}',
-        '{"id": "a", "source": "s", "conversations": [{"user": "a < b", "assistant": "ä"}], "metadata": {"a": {"a": 1}}}',
+        '{"id": "a", "source": "s", "conversations": [{"user": "ä < b", "assistant": "A"}], "metadata": {"a": {"a": 1}}}',
         json.dumps({"id": "a", "source": "s", "conversations": [{"user": QUESTION, "assistant": "Car"}]}),
     ],
 )
