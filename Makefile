@@ -15,7 +15,7 @@ ifneq (3.81,$(firstword $(sort 3.81 $(MAKE_VERSION))))
 $(error GNU make 3.81 or newer is needed, this is "$(MAKE_VERSION)"; Debian: apt install make, macOS: xcode-select --install)
 endif
 
-.PHONY: demo test lint types clean FORCE
+.PHONY: demo test lint types compat clean FORCE
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -31,8 +31,24 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+# Both ends of the versions of torch and its company that pyproject.toml allows, one after the other in an environment
+# of its own: 7 GB, half an hour.
+COMPAT := .venv-compat
+LOWEST = $(shell "$(PYTHON)" -c 'import tomllib; \
+	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	names = ("accelerate", "peft", "torch", "transformers"); \
+	print(*(line.split(",")[0].replace(">=", "==") for line in extras["train"] if line.startswith(names)))')
+
+compat:
+	rm -rf $(COMPAT)
+	"$(PYTHON)" -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST) -e '.[all,dev]'
+	$(COMPAT)/bin/python -m pytest -n 2 tests/trainer
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[all,dev]'
+	$(COMPAT)/bin/python -m pytest -n 2 tests/trainer
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(COMPAT) demo
 
 $(VENV)/.made:
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed. Install Python 3.11 or newer (Debian: apt install python3 python3-venv), or name one: make PYTHON=..." >&2; exit 2; }

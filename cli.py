@@ -1,6 +1,7 @@
 """The three commands: parsing, progress, exit codes, nothing else.
 
-Exit codes: 0 done, 1 findings, 2 wrong usage or something that the user can fix, 130 interrupted.
+Exit codes: 0 done, 1 findings, 2 wrong usage or something that the user can fix, 130 interrupted, 143 stopped by
+SIGTERM after saving.
 What is heavy is imported by the command that needs it, so that `--help` and a hook are instant.
 """
 
@@ -16,13 +17,13 @@ from dataclasses import MISSING, Field, fields
 from inspect import getdoc
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import click
 
 from phi3v.schema.errors import UserError, require
 
-FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SECONDS_BETWEEN_LINES = 5.0
 
 # --out-dir is taken for --out_dir.
@@ -77,7 +78,8 @@ def _run(command: click.Command) -> NoReturn:
 def options_of(settings: type) -> list[click.Option]:
     """Return a dataclass's `Annotated[type, "help"]` fields as options of the same names."""
     hints = get_type_hints(settings, include_extras=True)
-    return [_option(field, *get_args(hints[field.name])) for field in fields(settings) if field.init]
+    described = [field for field in fields(settings) if field.init and get_origin(hints[field.name]) is Annotated]
+    return [_option(field, *get_args(hints[field.name])) for field in described]
 
 
 def _option(field: Field[Any], kind: Any, text: str) -> click.Option:
@@ -309,38 +311,107 @@ def train_command() -> click.Command:
 
     text = """Fine-tune Phi-3-vision or Phi-3.5-vision on a converted folder.
 
-    Scores the model before and after on *_val.jsonl, and saves it with its processor.
+    Scores the model before and after on *_val.jsonl, and saves it with its processor. Every field of
+    transformers.TrainingArguments is an option, too: --lr_scheduler_type cosine --report_to tensorboard ...
 
     \b
     Examples:
       phi3v-train --data_dir data --output_dir run --use_lora --bf16
       phi3v-train --data_dir data --output_dir run --model_name_or_path tiny   # no GPU, no download
+      phi3v-train --data_dir data --show 3                                     # what is learned from a sample
+      phi3v-train --config run/train_config.json --resume auto                 # go on where it was killed
       torchrun --nproc_per_node 8 -m phi3v.trainer --data_dir data --output_dir run
     """
-    params: list[click.Parameter] = list(options_of(TrainConfig))
-    return click.Command("phi3v-train", callback=_train, params=params, help=text, context_settings=SETTINGS)
+    params: list[click.Parameter] = [
+        click.Option(
+            ["--config"],
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Settings as YAML or JSON, by the names of the options; options given beside it win.",
+            callback=_read_settings,
+            expose_value=False,
+            is_eager=True,
+        ),
+        click.Option(["--show"], type=click.IntRange(min=1), metavar="N", help="Show N samples as learned, and stop."),
+        *options_of(TrainConfig),
+    ]
+    settings = SETTINGS | {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(
+        "phi3v-train", callback=click.pass_context(_train), params=params, help=text, context_settings=settings
+    )
 
 
-def _train(**options: Any) -> None:
+def _read_settings(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
+    """Make a file's settings the defaults of the options; those that are none of ours are kept for the Trainer."""
+    if value is None:
+        return
+    from phi3v.trainer.config import read_settings
+
+    ours = {option.name for option in ctx.command.params}
+    found = read_settings(value)
+    ctx.default_map = {name: setting for name, setting in found.items() if name in ours}
+    ctx.obj = {name: text for name, text in found.items() if name not in ours}
+
+
+def _more(ctx: click.Context) -> dict[str, str]:
+    """Return the options that are none of ours: `--name value ...`, `--name=value`, `--name` alone for true."""
+    more: dict[str, str] = dict(ctx.obj or {})
+    name = ""
+    for word in ctx.args:
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            more[name] = value if equals else ""
+        elif name:
+            more[name] = f"{more[name]} {word}".strip()
+        else:
+            raise click.UsageError(f"{word!r} belongs to no option")
+    return more
+
+
+def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
     from phi3v.trainer.config import TrainConfig
 
-    config = TrainConfig(**options)
-    require("train", "torch", "transformers", "accelerate", *(["peft"] if config.use_lora else []))
-    from phi3v.trainer.run import Answered, Note, Scored, train
+    config = TrainConfig(**options, more=_more(ctx))
+    require("train", "torch", "transformers", "accelerate", *(["peft"] if config.adapters else []))
+    if show:
+        _show(config, show)
+        return
+    from phi3v.trainer.events import Answered, Measured, Note, Scored, Stopped
+    from phi3v.trainer.run import train
 
     scores = {}
-    with Progress("answering") as progress:
+    with Progress("measuring") as measuring, Progress("answering") as answering:
         for event in train(config):
             match event:
                 case Note(text):
                     click.echo(text, err=True)
+                case Measured(done, total):
+                    measuring.show(done, total)
                 case Answered(done, total):
-                    progress.show(done, total)
+                    answering.show(done, total)
                 case Scored(when, accuracy, total):
                     scores[when] = accuracy
                     click.echo(f"accuracy {when}: {accuracy:.4f} on {total} samples")
+                case Stopped(checkpoint):
+                    click.echo(f"stopped as asked, saved {checkpoint}; go on with --resume auto", err=True)
+                    raise click.exceptions.Exit(TERMINATED)
     if scores.keys() == {"before", "after"}:
         click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/eval_after.json")
+
+
+def _show(config: Any, count: int) -> None:
+    """Print samples as they are learned: green counts in the loss, dim does not, images are boxes."""
+    from phi3v.trainer.show import samples
+
+    styles: dict[str, dict[str, Any]] = {"learned": {"fg": "green", "bold": True}, "read": {}, "image": {"fg": "cyan"}}
+    for shown in samples(config, count):
+        tokens = {kind: sum(span.tokens for span in shown.spans if span.kind == kind) for kind in styles}
+        told = ", ".join(f"{tokens[kind]} {kind}" for kind in styles)
+        click.secho(f"--- {shown.id}: {sum(tokens.values())} tokens ({told}), num_crops {shown.num_crops}", dim=True)
+        for span in shown.spans:
+            text = {"learned": f"[[{span.text}]]", "image": f"[{span.text} x {span.tokens}]"}.get(span.kind, span.text)
+            click.secho(text, nl=False, **styles[span.kind])
+        click.echo()
 
 
 # --------------------------------------------------------------------------------------------------------- phi3v-model
@@ -359,6 +430,10 @@ def model() -> None:
 
 
 _MODEL = click.option("--model", "name", required=True, help="A folder, an adapter's folder, a hub id, or 'tiny'.")
+_OUT = click.option(
+    "--out_dir", type=click.Path(path_type=Path), required=True, help="The new folder; it appears when it is whole."
+)
+_SHARD = click.option("--max_shard_size", default="5GB", show_default=True, help="Of a file of weights.")
 _LENGTH = click.option(
     "--max_new_tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer."
 )
@@ -417,7 +492,11 @@ def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_ne
 
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.option("--against_remote", is_flag=True, help="Compare with the original code, which is downloaded and run.")
+@click.option(
+    "--against_remote",
+    is_flag=True,
+    help="Compare with the original code, which is downloaded and run; takes twice the memory.",
+)
 def selfcheck(name: str, *, against_remote: bool) -> None:
     """Check a model's weights, its loss on a picture, and where it stops.
 
@@ -436,3 +515,64 @@ def selfcheck(name: str, *, against_remote: bool) -> None:
         click.echo(f"{'ok   ' if check.good else 'WRONG'} {check.what}: {check.detail}")
     if wrong:
         raise click.exceptions.Exit(FINDINGS)
+
+
+@model.command()
+@click.argument("name", metavar="ADAPTER")
+@_OUT
+@_SHARD
+def merge(name: str, out_dir: Path, max_shard_size: str) -> None:
+    """Merge an adapter into its base model, on the CPU.
+
+    \b
+    Example:
+      phi3v-model merge run --out_dir whole
+    """
+    require("train", "torch", "transformers", "peft")
+    from phi3v.trainer.load import is_adapter
+
+    if not is_adapter(name):
+        raise UserError("is no adapter", where=name, fix="name the folder of a run with --use_lora or --use_qlora")
+    _export(name, out_dir, max_shard_size)
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@_OUT
+@click.option("--with_remote_code", is_flag=True, help="Name the original code in the files, for servers that run it.")
+@click.option("--code_repo", help="Its repository on the hub. [default: microsoft/Phi-3.5-vision-instruct]")
+@click.option("--code_revision", help="Its commit. [default: the last one of that repository]")
+@_SHARD
+def export(
+    name: str,
+    out_dir: Path,
+    code_repo: str | None,
+    code_revision: str | None,
+    max_shard_size: str,
+    *,
+    with_remote_code: bool,
+) -> None:
+    """Write a whole model in the released layout; an adapter is merged into its base.
+
+    \b
+    Examples:
+      phi3v-model export run --out_dir whole
+      phi3v-model export run --out_dir whole --with_remote_code
+    """
+    require("train", "torch", "transformers")
+    from phi3v.trainer.export import RemoteCode
+
+    if bool(code_repo) != bool(code_revision):
+        raise UserError("--code_repo and --code_revision go together", fix="give both, or neither")
+    given = RemoteCode(code_repo, code_revision) if code_repo and code_revision else RemoteCode()
+    code = given if with_remote_code or code_repo else None
+    _export(name, out_dir, max_shard_size, code)
+    if code:
+        click.echo(f"load it with trust_remote_code=True, code_revision={code.revision}")
+
+
+def _export(name: str, out_dir: Path, max_shard_size: str, code: Any = None) -> None:
+    from phi3v.trainer.export import export as write
+
+    for file, size in write(name, out_dir, remote_code=code, max_shard_size=max_shard_size).items():
+        click.echo(f"{size:>14,} {out_dir / file}")

@@ -240,7 +240,7 @@ def test_output_that_nobody_reads_to_the_end_is_no_traceback(fixtures: Path) -> 
             ["--data_dir", "{tmp}", "--batch_size", "3", "--batch_size_per_gpu", "2"],
             ["--batch_size 3 is not a multiple"],
         ),
-        (["--data_dir", "{tmp}", "--use_flash_attention"], ["--use_flash_attention needs a GPU"]),
+        (["--data_dir", "{tmp}", "--use_flash_attention"], ["FlashAttention-2 needs a GPU"]),
     ],
 )
 def test_bad_input_to_training_is_one_clear_error(

@@ -46,7 +46,27 @@ def collate(examples: Sequence[Example], *, pad_id: int, side: Literal["left", "
         "attention_mask": padded([[1] * len(example.input_ids) for example in examples], 0),
         "labels": padded([example.labels for example in examples], IGNORED),
     }
+    return batch | _images(examples)
+
+
+def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Lay examples end to end in one row, without padding; the model lets none attend to another.
+
+    Args:
+        examples: at least one; the first label of each is `IGNORED`.
+
+    Returns:
+        input_ids, labels: (1, sum T) int64.
+        position_ids: (1, sum T) int64, starting anew with each example.
+        The images as `collate` has them.
+    """
+    return {
+        "input_ids": torch.tensor([[token for example in examples for token in example.input_ids]]),
+        "labels": torch.tensor([[label for example in examples for label in example.labels]]),
+        "position_ids": torch.cat([torch.arange(len(example.input_ids)) for example in examples])[None],
+    } | _images(examples)
+
+
+def _images(examples: Sequence[Example]) -> dict[str, Tensor]:
     images = [example.images for example in examples if example.images]
-    if images:
-        batch |= {name: torch.cat([own[name] for own in images]) for name in images[0]}
-    return batch
+    return {name: torch.cat([own[name] for own in images]) for name in images[0]} if images else {}

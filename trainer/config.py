@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from phi3v.schema import UserError
+from phi3v.schema.errors import first_line, require
 from phi3v.schema.jsonl import atomic_write
 from phi3v.schema.tokens import MAX_CROPS
 
@@ -22,15 +24,44 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "lora_alpha_ratio": (LEAST, 1000),
     "lora_dropout": (0, 0.999),
     "lora_rank": (1, 65536),
+    "max_length": (2, MANY),
     "max_new_tokens": (1, MANY),
     "max_steps": (-1, MANY),
+    "max_tokens_per_gpu": (2, MANY),
     "num_crops": (1, MAX_CROPS),
     "num_train_epochs": (LEAST, 1e9),
     "num_workers": (0, 1024),
+    "projector_learning_rate": (0, 1000),
+    "save_steps": (0, MANY),
+    "save_total_limit": (1, MANY),
     "seed": (0, 2**32 - 1),
+    "vision_learning_rate": (0, 1000),
     "warmup_steps": (0, MANY),
     "wd": (0, 1000),
 }
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML or JSON file by their names.
+
+    Raises:
+        UserError: it is no mapping of names.
+    """
+    require("train", "yaml")
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot be read ({first_line(error)})", where=path, fix="write it as YAML or JSON") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError("holds no settings", where=path, fix="write one `name: value` a line")
+    given = {name.replace("-", "_"): value for name, value in content.items() if value is not None}
+    own = {field.name for field in fields(TrainConfig)}
+    # What is the Trainer's is text until transformers is loaded, and knows its type.
+    return {
+        name: value if name in own or isinstance(value, str) else json.dumps(value) for name, value in given.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,28 +71,51 @@ class TrainConfig:
     data_dir: Annotated[Path, "A converted folder: *_train.jsonl, *_val.jsonl, images/."]
     output_dir: Annotated[Path, "Where the model, its processor, the scores and the log go."] = Path("output")
     overwrite: Annotated[bool, "Replace an earlier run in --output_dir."] = False
+    resume: Annotated[
+        str | None, "Go on with the run in --output_dir: 'auto' from its newest whole checkpoint, or a checkpoint."
+    ] = None
     model_name_or_path: Annotated[str, "A folder, a hub id, or 'tiny' (random weights, no download)."] = (
         "microsoft/Phi-3.5-vision-instruct"
     )
     use_lora: Annotated[bool, "Train low-rank adapters instead of all weights."] = False
+    use_qlora: Annotated[bool, "The same on 4-bit (NF4) weights; the vision part stays as it is."] = False
     lora_rank: Annotated[int, "Rank of the adapters."] = 64
     lora_alpha_ratio: Annotated[float, "lora_alpha is this times the rank."] = 2.0
     lora_dropout: Annotated[float, "Dropout on the adapters' input."] = 0.0
+    lora_targets: Annotated[str | None, "Modules with adapters, comma-separated. [default: the recipe's]"] = None
+    use_rslora: Annotated[bool, "Scale adapters by the root of the rank (rank-stabilised LoRA)."] = False
+    use_dora: Annotated[bool, "Learn the weights' magnitude beside the adapters (DoRA)."] = False
     freeze_vision_model: Annotated[bool, "Train nothing of the vision tower, its projector and separators."] = False
     num_crops: Annotated[
         int | None, "Most crops of an image. [default: 16, or 4 where records hold several images]"
     ] = None
+    max_length: Annotated[
+        int | None,
+        "Most tokens of a sample. Over it: fewer crops, then without its oldest turns, else skipped."
+        " [default: --max_tokens_per_gpu, or what the model takes]",
+    ] = None
+    on_error: Annotated[Literal["fail", "skip"], "What to do with a picture that cannot be read."] = "fail"
     batch_size: Annotated[int, "Samples per optimizer step, over all GPUs."] = 16
     batch_size_per_gpu: Annotated[int, "Samples per GPU in one forward."] = 1
+    max_tokens_per_gpu: Annotated[
+        int | None, "Instead of it: pack samples up to so many tokens in one forward, without padding."
+    ] = None
     num_train_epochs: Annotated[float, "Passes over the training data."] = 1.0
     max_steps: Annotated[int, "Stop after this many optimizer steps; -1 for all epochs."] = -1
     learning_rate: Annotated[float, "Highest learning rate; it falls to 0 linearly."] = 4e-5
+    vision_learning_rate: Annotated[float | None, "The same for the vision tower."] = None
+    projector_learning_rate: Annotated[float | None, "The same for the projector and the separators."] = None
     warmup_steps: Annotated[int | None, "Steps up to that rate. [default: 50, or a tenth of a run under 500 steps]"] = (
         None
     )
     wd: Annotated[float, "Weight decay."] = 0.01
     bf16: Annotated[bool, "Compute in bfloat16. [default on a GPU that has it]"] = False
-    use_flash_attention: Annotated[bool, "FlashAttention-2 instead of PyTorch's own attention; implies --bf16."] = False
+    fp16: Annotated[bool, "Compute in float16. [default on other GPUs]"] = False
+    fp32: Annotated[bool, "Compute in float32. [default on a CPU]"] = False
+    use_flash_attention: Annotated[bool, "The same as --attention flash_attention_2."] = False
+    attention: Annotated[
+        Literal["auto", "sdpa", "eager", "flash_attention_2"], "Which attention; auto is the fastest that runs here."
+    ] = "auto"
     gradient_checkpointing: Annotated[
         bool, "Compute activations again instead of keeping them: less memory, slower."
     ] = True
@@ -69,8 +123,12 @@ class TrainConfig:
     eval_batch_size: Annotated[int, "Samples answered at a time in evaluation."] = 8
     max_new_tokens: Annotated[int, "Longest answer in evaluation."] = 64
     logging_steps: Annotated[int, "Optimizer steps between two lines of the log."] = 10
+    save_steps: Annotated[int, "Optimizer steps between two checkpoints; 0 for none."] = 500
+    save_total_limit: Annotated[int, "How many checkpoints to keep."] = 2
     seed: Annotated[int, "Of data order, dropout and new weights."] = 42
     tqdm: Annotated[bool, "Show progress bars."] = True
+    # Fields of transformers.TrainingArguments, by name, as text.
+    more: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what can be checked without a machine.
@@ -83,9 +141,28 @@ class TrainConfig:
             if value is not None and not least <= value <= most:  # NaN is in no range
                 span = f"{least:g} or more" if most == MANY else f"{least:g} to {most:g}"
                 raise UserError(f"--{name} {value} is out of range", fix=f"give {span}")
+        kinds = [name for name in ("bf16", "fp16", "fp32") if getattr(self, name)]
+        if len(kinds) > 1:
+            raise UserError(f"--{kinds[0]} and --{kinds[1]} exclude each other", fix="choose one")
+        if self.use_flash_attention and self.attention not in {"auto", "flash_attention_2"}:
+            fix = "choose one"
+            raise UserError(f"--use_flash_attention and --attention {self.attention} exclude each other", fix=fix)
+        if self.max_tokens_per_gpu and self.batch_size_per_gpu > 1:
+            fix = "leave one out: packing decides how many samples go into a forward"
+            raise UserError("--max_tokens_per_gpu and --batch_size_per_gpu exclude each other", fix=fix)
+
+    @property
+    def adapters(self) -> bool:
+        """Whether adapters train instead of the weights."""
+        return self.use_lora or self.use_qlora
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings as JSON has them, the fields of TrainingArguments among them."""
+        own = asdict(self)
+        more: dict[str, str] = own.pop("more")
+        return {name: str(value) if isinstance(value, Path) else value for name, value in own.items()} | more
 
     def save(self, folder: Path) -> None:
-        """Write the settings as JSON into a folder."""
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """Write the settings as JSON into a folder; `--config` reads them again."""
         with atomic_write(folder / FILE_NAME) as file:
-            file.write((json.dumps(values, indent=2) + "\n").encode())
+            file.write((json.dumps(self.values(), indent=2) + "\n").encode())

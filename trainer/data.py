@@ -99,7 +99,11 @@ class Records(Dataset[Conversation]):
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Conversation:
-        return Conversation.from_line(read_line_at(self._paths[self._files[index]], self._offsets[index]))
+        return Conversation.from_line(read_line_at(self.file(index), self._offsets[index]))
+
+    def file(self, index: int) -> Path:
+        """Return the file that a record is in."""
+        return self._paths[self._files[index]]
 
 
 class Examples(Dataset[Example]):

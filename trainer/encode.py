@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from phi3v.schema import Conversation, UserError
-from phi3v.schema.tokens import crop_tokens
+from phi3v.schema.tokens import crop_tokens, image_tokens
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.processor import Phi3VProcessor
-from phi3v.trainer.prompt import segments
+from phi3v.trainer.prompt import Segment, segments
+
+Read = TypeVar("Read")
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# What Pillow raises on bad files.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,28 @@ class Example:
     answers: tuple[str, ...]
 
 
+class Measured(NamedTuple):
+    """A record's length before its pictures are decoded.
+
+    Attributes:
+        texts: ids of text, the BOS after each image included.
+        labelled: ids that are learned.
+        sizes: width and height of each image.
+    """
+
+    texts: int
+    labelled: int
+    sizes: tuple[tuple[int, int], ...]
+
+    def tokens(self, num_crops: int) -> int:
+        """Return the length of the encoded record.
+
+        Raises:
+            ValueError: an image is so thin that nothing is left of it at so few crops.
+        """
+        return self.texts + sum(image_tokens(*size, num_crops) for size in self.sizes)
+
+
 class Encoder:
     """Encodes records as the original recipe does, with one end of text at the very end.
 
@@ -47,10 +76,20 @@ class Encoder:
         self._processor = processor
         self._image_root = image_root
 
-    def __call__(self, record: Conversation, *, answered: bool = True) -> Example:
+    @property
+    def num_crops(self) -> int:
+        """The most crops of an image."""
+        return self._processor.image_processor.num_crops
+
+    def __call__(self, record: Conversation, *, answered: bool = True, num_crops: int | None = None) -> Example:
         """Encode a record for training, or, with `answered` False, as the prompt for its last answer.
 
         A prompt's ids are those of training, cut before the last answer.
+
+        Args:
+            record: what to encode.
+            answered: with its last answer.
+            num_crops: instead of the processor's own.
 
         Raises:
             RecordError: the record breaks a rule of the contract.
@@ -58,34 +97,56 @@ class Encoder:
         """
         parts = segments(record, answered=answered)
         order = [part.image for part in parts if part.image]
-        crops = [self._crops(record.images[number - 1], record.id) for number in order]
+        crops = [self._crops(record, number, num_crops) for number in order]
         images = {name: torch.cat([own[name] for own in crops]) for name in crops[0]} if crops else None
         counts = dict(zip(order, (crop_tokens(*own["image_sizes"][0].tolist()) for own in crops), strict=True))
         # Each chunk between images has a BOS of its own, as in the original processor.
         ids = [self._processor.tokenizer.bos_token_id]
         labels = [IGNORED]
         for part in parts:
-            if part.image:
-                own = [-part.image] * counts[part.image] + [self._processor.tokenizer.bos_token_id]
-            else:
-                own = self._processor.tokenizer(part.text, add_special_tokens=False)["input_ids"]
+            own = self._ids(part) if part.text else [-part.image] * counts[part.image] + ids[:1]
             ids += own
             labels += own if part.supervised else [IGNORED] * len(own)
         last = record.turns[-1]
         answers = last.answers or ((last.assistant,) if last.assistant is not None else ())
         return Example(id=record.id, input_ids=ids, labels=labels, images=images, answers=answers)
 
-    def _crops(self, name: str, record_id: str) -> dict[str, Tensor]:
+    def measure(self, record: Conversation, *, answered: bool = True) -> Measured:
+        """Measure a record as `__call__` would encode it; of its images only the headers are read.
+
+        Raises:
+            RecordError, UserError: as `__call__`.
+        """
+        parts = segments(record, answered=answered)
+        texts = [(len(self._ids(part)), part.supervised) for part in parts if part.text]
+        images = [number for number in (part.image for part in parts) if number]
+        sizes = tuple(self._opened(record, number, self._size) for number in images)
+        labelled = sum(count for count, supervised in texts if supervised)
+        return Measured(1 + sum(count for count, _ in texts) + len(images), labelled, sizes)
+
+    def _ids(self, part: Segment) -> list[int]:
+        ids: list[int] = self._processor.tokenizer(part.text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _crops(self, record: Conversation, number: int, num_crops: int | None) -> dict[str, Tensor]:
         """Return one image as `Phi3VImageProcessor.preprocess` gives it."""
-        path = self._image_root / name
+        prepare = self._processor.image_processor.preprocess
+        return self._opened(record, number, lambda image: dict(prepare(image, num_crops=num_crops)))
+
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        """Return width and height as they will be cut; an error if the model takes no such shape."""
+        processor = self._processor.image_processor
+        turned = processor.apply_exif_orientation and image.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
+        size = image.size[::-1] if turned else image.size
+        image_tokens(*size, self.num_crops)
+        return size
+
+    def _opened(self, record: Conversation, number: int, read: Callable[[Image.Image], Read]) -> Read:
+        """Return what `read` makes of an image, counted from 1."""
+        path = self._image_root / record.images[number - 1]
         try:
             with Image.open(path) as image:
-                return dict(self._processor.image_processor.preprocess(image))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow raises on bad files
+                return read(image)
+        except UNREADABLE as error:
             fix = "replace the file, or take the record out"
-            raise UserError(f"cannot read this image of record {record_id!r} ({error})", where=path, fix=fix) from error
+            raise UserError(f"cannot read this image of record {record.id!r} ({error})", where=path, fix=fix) from error

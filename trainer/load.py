@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,12 +29,14 @@ def load_processor(name: str) -> Phi3VProcessor:
     return processor
 
 
-def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> nn.Module:
+def load_model(
+    name: str, *, dtype: torch.dtype | Literal["auto"] = torch.float32, attention: str = "sdpa"
+) -> nn.Module:
     """Return a model for inference or training; an adapter's folder gives its base model with the adapter on it.
 
     Args:
         name: a folder, a hub id, or `tiny`.
-        dtype: of the parameters; the RoPE tables stay float32.
+        dtype: of the parameters; `auto` as they are stored. The RoPE tables stay float32.
         attention: `sdpa`, `packed_sdpa`, `eager` or `flash_attention_2`.
 
     Raises:
@@ -52,8 +55,38 @@ def load_model(name: str, *, dtype: torch.dtype = torch.float32, attention: str 
     model = tiny_model(tiny_processor())
     model.name_or_path = TINY  # what an adapter's configuration names as its base
     model.set_attn_implementation(attention)
-    cast: nn.Module = model.to(dtype)
+    cast: nn.Module = model if dtype == "auto" else model.to(dtype)
     return cast
+
+
+def load_quantised(name: str, *, dtype: torch.dtype, attention: str = "sdpa") -> nn.Module:
+    """Return a model with its language part in 4 bits (NF4), for adapters; the vision part and the head stay whole.
+
+    Args:
+        name: a folder, a hub id, or `tiny`.
+        dtype: what is computed in, and what the rest of the weights is kept in.
+        attention: as `load_model` takes it.
+
+    Raises:
+        UserError: there is none, or the hub cannot be reached.
+    """
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.vision_embed_tokens", "lm_head"],  # the full path, or the tower is quantised, too
+    )
+    options = {"dtype": dtype, "attn_implementation": attention, "quantization_config": settings}
+    if name != TINY:
+        quantised: nn.Module = _pretrained(Phi3VForCausalLM, name, **options)
+        return quantised
+    with TemporaryDirectory() as folder:  # weights are quantised while they are loaded
+        tiny_model(tiny_processor()).save_pretrained(folder)
+        small: Phi3VForCausalLM = _pretrained(Phi3VForCausalLM, folder, **options)
+    small.name_or_path = TINY
+    return small
 
 
 def is_adapter(name: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from phi3v.schema import UserError
+from phi3v.schema.errors import require
 from phi3v.trainer.config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,38 +27,74 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def precision(config: TrainConfig) -> Precision:
-    """Return what to compute in: as asked, else bfloat16 where the GPU has it, float16 on other GPUs, float32 on a CPU.
+class Machine(NamedTuple):
+    """What a run computes with, and why.
+
+    Attributes:
+        kind: the precision of the computation.
+        attention: `sdpa`, `eager` or `flash_attention_2`.
+        reason: why this attention.
+    """
+
+    kind: Precision
+    attention: str
+    reason: str
+
+
+def machine(config: TrainConfig) -> Machine:
+    """Return what this machine computes the run with.
 
     Raises:
-        UserError: bfloat16 is asked for, and the GPU lacks it.
+        UserError: it cannot do what is asked for.
     """
+    if torch.cuda.device_count() > 1 and processes() == 1:
+        # The Trainer would wrap the model in nn.DataParallel without a word.
+        fix = "torchrun --nproc_per_node N -m phi3v.trainer ..., or choose one by CUDA_VISIBLE_DEVICES=0"
+        raise UserError(f"one process sees {torch.cuda.device_count()} GPUs", fix=fix)
+    if config.use_qlora:
+        require("qlora", "bitsandbytes")
+    kind = _precision(config)
+    return Machine(kind, *_attention(config, kind))
+
+
+def _precision(config: TrainConfig) -> Precision:
+    """Return the precision: as asked, else bfloat16 where the GPU has it, float16 on others, float32 on a CPU."""
+    if config.fp32:
+        return "fp32"
     if not torch.cuda.is_available():
+        if config.fp16:
+            raise UserError("--fp16 needs a GPU, and torch sees none", fix="leave it out: float32 is used")
         return "bf16" if config.bf16 else "fp32"
     major, minor = torch.cuda.get_device_capability()
-    if major >= AMPERE:
-        return "bf16"
-    if config.bf16 or config.use_flash_attention:
-        fix = "leave --bf16 and --use_flash_attention out: float16 is used"
+    if config.bf16 and major < AMPERE:
+        fix = "leave --bf16 out: float16 is used"
         raise UserError(f"this GPU (compute capability {major}.{minor}) has no bfloat16", fix=fix)
-    return "fp16"
+    return "fp16" if config.fp16 or major < AMPERE else "bf16"
 
 
-def attention(config: TrainConfig) -> str:
-    """Return the attention implementation.
+def _attention(config: TrainConfig, kind: Precision) -> tuple[str, str]:
+    """Return the attention and the reason for it."""
+    asked = "flash_attention_2" if config.use_flash_attention else config.attention
+    if asked == "flash_attention_2":
+        for what, fix in _against_flash(kind):
+            raise UserError(f"FlashAttention-2 {what}", fix=fix)
+    if asked != "auto":
+        return asked, "as asked"
+    against = [what for what, _ in _against_flash(kind)]
+    return ("sdpa", f"FlashAttention-2 {against[0]}") if against else ("flash_attention_2", "it is installed")
 
-    Raises:
-        UserError: FlashAttention is asked for where it cannot run.
-    """
-    if not config.use_flash_attention:
-        return "sdpa"
+
+def _against_flash(kind: Precision) -> Iterator[tuple[str, str]]:
+    """Yield what speaks against FlashAttention-2 here, and what to do about it."""
+    without = "or leave it out: sdpa is used"
     if not torch.cuda.is_available():
-        raise UserError("--use_flash_attention needs a GPU, and torch sees none", fix="leave it out: sdpa is used")
+        yield "needs a GPU, and torch sees none", f"use one, {without}"
+    elif (major := torch.cuda.get_device_capability()[0]) < AMPERE:
+        yield f"needs a GPU of compute capability {AMPERE}, and this has {major}", f"use one, {without}"
+    if kind != "bf16":
+        yield f"runs here in bf16 only, not in {kind}", f"add --bf16, {without}"
     if find_spec("flash_attn") is None:
-        raise UserError(
-            "flash-attn is not installed", fix="pip install flash-attn --no-build-isolation, or leave the flag out"
-        )
-    return "flash_attention_2"
+        yield "is not installed", f"pip install flash-attn --no-build-isolation, {without}"
 
 
 def accumulation(config: TrainConfig) -> int:

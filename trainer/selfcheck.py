@@ -8,7 +8,7 @@ What is not: speed, memory, and every path but inference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ from safetensors import safe_open
 from torch import nn
 
 from phi3v.schema import UserError
-from phi3v.schema.errors import first_line
 from phi3v.trainer.load import is_adapter, load_model, load_processor
 from phi3v.trainer.model import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.modeling import IGNORED
 
 QUESTION = "<|user|>\n<|image_1|>\nWhich colour is the disc? Answer with one word.<|end|>\n<|assistant|>\n"
 ANSWER = "Red<|end|>\n"
+ALIAS = "model.vision_embed_tokens.wte.weight"  # of embed_tokens, in the original code
 NEAR = 2e-2  # logits of two float32 implementations of a full-size model; 2e-5 for a tiny one
 
 
@@ -77,7 +77,7 @@ def _stored_weights(folder: Path) -> Iterator[Check]:
                 part = file.get_slice(key)
                 stored[key] = tuple(part.get_shape())
                 types.add(part.get_dtype())
-    stored.pop("model.vision_embed_tokens.wte.weight", None)  # an alias of embed_tokens in the original code
+    stored.pop(ALIAS, None)
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     yield Check("names of the weights", not missing and not unexpected, _few(len(stored), missing, unexpected))
     wrong = [key for key in expected.keys() & stored.keys() if tuple(expected[key].shape) != stored[key]]
@@ -120,21 +120,11 @@ def _ending(model: nn.Module, processor: Phi3VProcessor) -> Check:
 
 @torch.no_grad()
 def _remote(model: nn.Module, processor: Phi3VProcessor, name: str) -> Check:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=True)
-        theirs = AutoModelForCausalLM.from_pretrained(
-            name, config=config, trust_remote_code=True, attn_implementation="eager", dtype=torch.float32
-        ).eval()
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        what = f"the original code does not load ({first_line(error)})"
-        raise UserError(what, where=name, fix="leave --against_remote out") from error
-    if type(theirs) is type(model):
-        raise UserError("this checkpoint names no original code", where=name, fix="name the released model's hub id")
+    theirs = _original(model, name)
     batch = _inputs(processor, QUESTION)
     original = processor.image_processor.preprocess(disc(), num_crops=4, layout="original")
     logits = model(**batch).logits[0, -1]
+    # Its cache is of another time: without it, its eager forward runs on transformers 5.
     expected = theirs(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -145,3 +135,36 @@ def _remote(model: nn.Module, processor: Phi3VProcessor, name: str) -> Check:
     worst = (logits - expected.float()).abs().max().item()
     same = int(logits.argmax()) == int(expected.argmax())
     return Check("logits against the original code", same and worst < NEAR, f"worst difference {worst:.1e}")
+
+
+def _original(model: nn.Module, name: str) -> nn.Module:
+    """Return the original code's model, which shares our model's weights.
+
+    Its own `from_pretrained` breaks on transformers 5, and the Auto classes would give ours: so its classes are
+    fetched by the names that the checkpoint's `auto_map` has.
+    """
+    from transformers import PreTrainedConfig
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    content, _ = PreTrainedConfig.get_config_dict(name)
+    classes = content.get("auto_map", {})
+    if not {"AutoConfig", "AutoModelForCausalLM"} <= classes.keys():
+        raise UserError("this checkpoint names no original code", where=name, fix="name the released model's hub id")
+    try:
+        config = get_class_from_dynamic_module(classes["AutoConfig"], name).from_pretrained(name)
+        config._attn_implementation = "eager"  # noqa: SLF001  # transformers has no public name for it
+        theirs: nn.Module = get_class_from_dynamic_module(classes["AutoModelForCausalLM"], name)(config)
+        theirs.load_state_dict(_for_original(model.state_dict(), theirs.state_dict().keys()), assign=True)
+    except Exception as error:  # foreign code, written for other versions: anything may go wrong
+        what = f"the original code does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        raise UserError(what, where=name, fix="leave --against_remote out") from error
+    return theirs.eval()
+
+
+def _for_original(weights: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return our weights under the original code's names as they come out on these transformers.
+
+    It reuses CLIP's classes, which lost their level `vision_model` in transformers 5.
+    """
+    renamed = {key if key in names else key.replace(".vision_model.", "."): value for key, value in weights.items()}
+    return renamed | ({ALIAS: weights["model.embed_tokens.weight"]} if ALIAS in names else {})

@@ -100,7 +100,7 @@ def test_what_is_wrong_does_not_pass(path: Path) -> None:
         '{"id": "a", "source": "s", "conversations": [{"images": ["a"], "user": "<|image_1|>\\nQ", "assistant": "A"}]}',
         '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}, {"user": "R"}]}',
         '{"id": "a", "source": "s", "conversations": [{"user": "Q", "assistant": "A"}], "metadata": {"u": "http://a/"}}',
-        '{"id": "", "source": "s", "conversations": [{"user": "ä < b", "assistant": "A"}], "metadata": {"a": {"": 1}}}',
+        '{"id": "a", "source": "s", "conversations": [{"user": "ä < b", "assistant": "A"}], "metadata": {"": {}}}',
         json.dumps({"id": "a", "source": "s", "conversations": [{"user": QUESTION, "assistant": "Car"}]}),
     ],
 )

@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 import torch
 
-from phi3v.trainer.collate import collate
+from phi3v.trainer.collate import collate, pack
 from phi3v.trainer.encode import Example
 from phi3v.trainer.model.modeling import IGNORED
 
@@ -56,3 +56,19 @@ def test_images_lie_end_to_end() -> None:
 
 def test_a_batch_without_images_has_no_pixels() -> None:
     assert set(collate([example(1)], pad_id=PAD)) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_a_pack_lays_examples_end_to_end() -> None:
+    images = {"pixel_values": torch.ones(2, 3, 336, 336, dtype=torch.uint8), "crop_counts": torch.tensor([2])}
+    first = Example(id="a", input_ids=[1, -1, 5], labels=[-100, -100, 5], images=images, answers=())
+    second = Example(id="b", input_ids=[1, 7], labels=[-100, 7], images=None, answers=())
+
+    row = pack([first, second, first])
+
+    assert row["input_ids"].tolist() == [[1, -1, 5, 1, 7, 1, -1, 5]]
+    assert row["labels"].tolist() == [[-100, -100, 5, -100, 7, -100, -100, 5]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
+    assert row["crop_counts"].tolist() == [2, 2]
+    assert row["pixel_values"].shape == (4, 3, 336, 336)
+    assert "attention_mask" not in row
+    assert row.keys() - pack([second]).keys() == {"pixel_values", "crop_counts"}

@@ -6,7 +6,7 @@ import torch
 
 from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
-from phi3v.trainer.machine import accumulation, attention, precision
+from phi3v.trainer.machine import accumulation, machine
 
 
 def config(**options: Any) -> TrainConfig:
@@ -17,6 +17,7 @@ def config(**options: Any) -> TrainConfig:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     def pretend(major: int, minor: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
 
     return pretend
@@ -24,8 +25,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_a_cpu_computes_in_float32_unless_asked() -> None:
-    assert precision(config()) == "fp32"
-    assert precision(config(bf16=True)) == "bf16"
+    assert machine(config()).kind == "fp32"
+    assert machine(config(bf16=True)).kind == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -34,29 +35,77 @@ def test_a_cpu_computes_in_float32_unless_asked() -> None:
 def test_a_gpu_computes_in_what_it_has(gpu: Any, capability: tuple[int, int], expected: str) -> None:
     gpu(*capability)
 
-    assert precision(config()) == expected
+    assert machine(config()).kind == expected
 
 
-@pytest.mark.parametrize("options", [{"bf16": True}, {"use_flash_attention": True}])
-def test_bfloat16_on_volta_is_refused(gpu: Any, options: dict[str, bool]) -> None:
+def test_a_gpu_computes_in_what_is_asked(gpu: Any) -> None:
+    gpu(9, 0)
+
+    assert machine(config(fp16=True)).kind == "fp16"
+    assert machine(config(fp32=True)).kind == "fp32"
+
+
+def test_bfloat16_on_volta_is_refused(gpu: Any) -> None:
     gpu(7, 0)
 
     with pytest.raises(UserError, match=r"compute capability 7\.0\) has no bfloat16"):
-        precision(config(**options))
+        machine(config(bf16=True))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
-def test_flash_attention_without_a_gpu_is_refused() -> None:
-    assert attention(config()) == "sdpa"
-    with pytest.raises(UserError, match="needs a GPU"):
-        attention(config(use_flash_attention=True))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fp16": True}, "--fp16 needs a GPU"),
+        ({"use_flash_attention": True}, "FlashAttention-2 needs a GPU"),
+        ({"attention": "flash_attention_2"}, "FlashAttention-2 needs a GPU"),
+    ],
+)
+def test_a_cpu_refuses_what_it_cannot(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        machine(config(**options))
 
 
-def test_flash_attention_needs_its_package(gpu: Any) -> None:
+@pytest.mark.parametrize(
+    ("capability", "installed", "options", "message"),
+    [
+        ((8, 0), False, {}, "FlashAttention-2 is not installed"),
+        ((8, 0), True, {"fp16": True}, "FlashAttention-2 runs here in bf16 only, not in fp16"),
+        ((7, 5), True, {}, "FlashAttention-2 needs a GPU of compute capability 8, and this has 7"),
+    ],
+)
+def test_flash_attention_that_cannot_run_is_refused_with_the_reason(
+    gpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    installed: bool,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    gpu(*capability)
+    monkeypatch.setattr("phi3v.trainer.machine.find_spec", lambda _: installed or None)
+
+    with pytest.raises(UserError, match=message):
+        machine(config(use_flash_attention=True, **options))
+    automatic = machine(config(**options))
+    assert (automatic.attention, automatic.reason) == ("sdpa", message)
+
+
+def test_flash_attention_is_chosen_where_it_can_run(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(8, 0)
+    monkeypatch.setattr("phi3v.trainer.machine.find_spec", lambda _: True)
 
-    with pytest.raises(UserError, match="flash-attn is not installed"):
-        attention(config(use_flash_attention=True))
+    assert machine(config()).attention == "flash_attention_2"
+    assert machine(config(attention="eager")).attention == "eager"
+
+
+def test_several_gpus_in_one_process_are_refused(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(8, 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    with pytest.raises(UserError, match="one process sees 2 GPUs\n  fix: torchrun"):
+        machine(config())
 
 
 @pytest.mark.parametrize(("world", "per_gpu", "expected"), [("1", 1, 16), ("2", 4, 2), ("8", 2, 1)])

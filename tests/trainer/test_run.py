@@ -16,7 +16,9 @@ from PIL import Image
 from phi3v.schema import Conversation, Turn, UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.data import Records
-from phi3v.trainer.run import Note, Scored, default_crops, train, training_arguments
+from phi3v.trainer.events import Note, Scored
+from phi3v.trainer.plan import default_crops
+from phi3v.trainer.run import train
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 
@@ -86,8 +88,8 @@ def test_a_run_trains_scores_and_saves_what_reloads_equal(
         kept["trainer"] = run_trainer(*args, **kwargs)
         return kept["trainer"]
 
-    run_trainer = run.Trainer
-    monkeypatch.setattr(run, "Trainer", remember)
+    run_trainer = run.StepTrainer
+    monkeypatch.setattr(run, "StepTrainer", remember)
     settings = config(data, max_steps=3, **options)
 
     events = list(train(settings))
@@ -175,39 +177,11 @@ def test_crops_by_default_as_in_the_recipe(tmp_path: Path, images: int, expected
     assert default_crops(Records([tmp_path / "colours_train.jsonl"])) == expected
 
 
-@pytest.mark.parametrize(
-    ("samples", "options", "expected"),
-    [
-        (300, {}, 1),  # the recipe's own 18 steps of UCF-101 never end its 50 steps of warm-up
-        (100_000, {}, 50),
-        (300, {"warmup_steps": 7}, 7),
-        (300, {"max_steps": 200}, 20),
-    ],
-)
-def test_warm_up_fits_the_run(tmp_path: Path, samples: int, options: dict[str, Any], expected: int) -> None:
-    settings = TrainConfig(data_dir=tmp_path, output_dir=tmp_path / "run", **options)
-
-    assert training_arguments(settings, samples, "fp32", 16).warmup_steps == expected
-
-
-def test_the_recipes_optimizer(tmp_path: Path) -> None:
-    settings = TrainConfig(data_dir=tmp_path, output_dir=tmp_path / "run")
-
-    made = training_arguments(settings, 300, "bf16", 16)
-
-    assert (made.adam_beta1, made.adam_beta2, made.adam_epsilon, made.max_grad_norm) == (0.9, 0.95, 1e-7, 1.0)
-    assert (made.weight_decay, made.learning_rate, made.gradient_accumulation_steps) == (0.01, 4e-5, 16)
-    assert made.bf16
-    assert not made.fp16
-    assert made.activation_checkpointing
-    assert made.activation_checkpointing_kwargs == {"use_reentrant": False}
-
-
 def test_another_run_is_not_overwritten_by_accident(data: Path) -> None:
     (data.parent / "run").mkdir()
     (data.parent / "run" / "train_config.json").touch()
 
-    with pytest.raises(UserError, match="run: holds another run\n  fix: .*--overwrite"):
+    with pytest.raises(UserError, match="run: holds another run\n  fix: .*--resume auto, or add --overwrite"):
         list(train(config(data)))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from phi3v.schema import UserError
+from phi3v.trainer.model.pixels import CLIP_MEAN, CLIP_STD
 from phi3v.trainer.model.tiny import tiny_model, tiny_processor
 from phi3v.trainer.selfcheck import selfcheck
 
@@ -83,6 +85,90 @@ def test_a_generation_that_does_not_stop_is_told(folder: Path) -> None:
     wrong = [check.what for check in selfcheck(str(folder)) if not check.good]
 
     assert wrong == ["where generation stops"]
+
+
+# What a checkpoint with remote code brings along, under the original's names and with its arguments. The layers are
+# this package's, since the original code is not here: what is tested is that the code is found, fed and compared.
+REMOTE = """
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from phi3v.trainer.model import Phi3VConfig as Own, Phi3VForCausalLM as Layers
+
+
+class Phi3VConfig(PreTrainedConfig):
+    model_type = "phi3_v"
+
+
+class Phi3VForCausalLM(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert config._attn_implementation == "eager"
+        whole = Layers(Own.from_pretrained(FOLDER))
+        self.model, self.lm_head, self.whole = whole.model, whole.lm_head, [whole]
+        self.model.vision_embed_tokens.wte = self.model.embed_tokens
+
+    def forward(self, input_ids, attention_mask, pixel_values, image_sizes, use_cache):
+        assert not use_cache
+        count = image_sizes.prod().item() // 336**2
+        assert pixel_values.shape == (1, 5, 3, 336, 336) and not pixel_values[0, 1 + count :].any()
+        crops = pixel_values[0, 1 : 1 + count]
+        mean, std = crops.new_tensor([MEAN]).view(3, 1, 1), crops.new_tensor([STD]).view(3, 1, 1)
+        pixels = ((crops * std + mean) * 255).round().byte()
+        return self.whole[0](
+            input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixels,
+            crop_counts=image_sizes.new_tensor([count]), image_sizes=image_sizes, use_cache=False,
+        )
+"""
+
+
+def bring_code(folder: Path, code: str) -> None:
+    import json
+
+    for name, value in {"FOLDER": str(folder), "[MEAN]": list(CLIP_MEAN), "[STD]": list(CLIP_STD)}.items():
+        code = code.replace(name, repr(value))
+    (folder / "original.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "original.Phi3VConfig", "AutoModelForCausalLM": "original.Phi3VForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_remote_code_are_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_remote_code_with_the_same_logits_passes(folder: Path) -> None:
+    bring_code(folder, REMOTE)
+
+    *_, last = selfcheck(str(folder), against_remote=True)
+
+    assert last.what == "logits against the original code"
+    assert last.good
+    assert float(last.detail.split()[-1]) < 2e-5
+
+
+def test_remote_code_with_other_logits_is_told(folder: Path) -> None:
+    bring_code(folder, REMOTE.replace("pixels = (", "pixels = 1 - ("))
+
+    *_, last = selfcheck(str(folder), against_remote=True)
+
+    assert not last.good
+    assert float(last.detail.split()[-1]) > 0.02
+
+
+def test_remote_code_that_does_not_run_here_is_an_error_with_a_way_out(folder: Path) -> None:
+    bring_code(folder, "import a_library_of_long_ago")
+
+    with pytest.raises(UserError, match="original code does not load .*a_library_of_long_ago") as caught:
+        list(selfcheck(str(folder), against_remote=True))
+    assert "--against_remote" in str(caught.value)
 
 
 def test_without_original_code_there_is_nothing_to_compare_with(folder: Path) -> None:

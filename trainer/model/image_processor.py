@@ -88,19 +88,22 @@ class Phi3VImageProcessor(BaseImageProcessor):
         if layout not in {"crops", "original"}:
             raise ValueError(f"layout is 'crops' or 'original', not {layout!r}")
         limit = self.num_crops if num_crops is None else num_crops
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        pictures = [self.to_rgb(image) for image in ([images] if isinstance(images, Image.Image) else images)]
         if not pictures:
             raise ValueError("no picture to cut")
-        crops = [cut(self.to_rgb(picture), limit) for picture in pictures]
-        pixels = [torch.from_numpy(own.reshape(-1, 3, CROP, CROP)) for own in crops]
+        grids = [crop_grid(*picture.size, limit) for picture in pictures]
+        counts = [rows * columns for rows, columns in grids]
+        crops = np.empty((sum(counts), 3, CROP, CROP), dtype=np.uint8)
+        for picture, own, grid in zip(pictures, np.split(crops, np.cumsum(counts)[:-1]), grids, strict=True):
+            cut(picture, own.reshape(*grid, 3, CROP, CROP))
         data = {
-            "crop_counts": torch.tensor([len(own) for own in pixels]),
-            "image_sizes": torch.tensor([[own.shape[0] * CROP, own.shape[1] * CROP] for own in crops]),
+            "crop_counts": torch.tensor(counts),
+            "image_sizes": torch.tensor(grids) * CROP,
         }
+        pixels = torch.from_numpy(crops)
         if layout == "original":
-            grids = [own.shape[:2] for own in crops]
-            return BatchFeature({"pixel_values": _original(pixels, grids, limit), **data})
-        return BatchFeature({"pixel_values": torch.cat(pixels), **data})
+            return BatchFeature({"pixel_values": _original(torch.split(pixels, counts), grids, limit), **data})
+        return BatchFeature({"pixel_values": pixels, **data})
 
     def to_rgb(self, picture: Image.Image) -> Image.Image:
         """Return a picture in RGB, upright if so chosen: of an animation the frame it stands at, without transparency.
@@ -133,30 +136,34 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def cut(image: Image.Image, num_crops: int) -> NDArray[np.uint8]:
-    """Resize a picture in RGB to whole crops, white above and below, and cut it.
+def cut(image: Image.Image, crops: NDArray[np.uint8]) -> None:
+    """Resize a picture in RGB to whole crops, white around it, and write them into `crops`.
 
-    Returns:
-        (rows, columns, 3, 336, 336) uint8.
+    Args:
+        image: the picture.
+        crops: (rows, columns, 3, 336, 336), of the picture's crop grid.
     """
-    rows, columns = crop_grid(*image.size, num_crops)
-    long, short = max(image.size), min(image.size)
-    scaled = CROP * max(rows, columns)
-    fitted = int(scaled / (long / short))  # a float, as in the original
-    if image.width < image.height:
-        # The original turns the picture on its side, and Pillow rounds to 8 bits between its two passes. One pass at
-        # a time, the long side first, gives the same bits without turning millions of pixels twice.
-        resized = image.resize((image.width, scaled), BILINEAR).resize((fitted, scaled), BILINEAR)
-    else:
-        resized = image.resize((scaled, fitted), BILINEAR)
-    padded = np.full((rows * CROP, columns * CROP, 3), WHITE, dtype=np.uint8)
+    rows, columns = crops.shape[:2]
+    resized = _resize(image, CROP * max(rows, columns))
     left, above = (columns * CROP - resized.width) // 2, (rows * CROP - resized.height) // 2
-    padded[above : above + resized.height, left : left + resized.width] = np.asarray(resized)
-    grid = padded.reshape(rows, CROP, columns, CROP, 3)  # row, y, column, x, channel
-    return np.ascontiguousarray(grid.transpose(0, 2, 4, 1, 3))
+    padded = np.full((rows * CROP, columns * CROP), WHITE, dtype=np.uint8)
+    # Channel by channel: a strided copy of whole rows is three times as fast as one that takes every third byte.
+    for channel, band in enumerate(resized.split()):
+        padded[above : above + resized.height, left : left + resized.width] = np.asarray(band)
+        crops[:, :, channel] = padded.reshape(rows, CROP, columns, CROP).swapaxes(1, 2)
 
 
-def _original(crops: list[Tensor], grids: list[tuple[int, ...]], num_crops: int) -> Tensor:
+def _resize(image: Image.Image, long_side: int) -> Image.Image:
+    """Return a picture with its long side as given, bit-equal to the original's."""
+    short_side = int(long_side / (max(image.size) / min(image.size)))  # a float, as in the original
+    if image.width >= image.height:
+        return image.resize((long_side, short_side), BILINEAR)
+    # The original turns the picture on its side, and Pillow rounds to 8 bits between its two passes. One pass at
+    # a time, the long side first, gives the same bits without turning millions of pixels twice.
+    return image.resize((image.width, long_side), BILINEAR).resize((short_side, long_side), BILINEAR)
+
+
+def _original(crops: Sequence[Tensor], grids: Sequence[tuple[int, int]], num_crops: int) -> Tensor:
     pixels = torch.zeros(len(crops), num_crops + 1, 3, CROP, CROP)
     for own, (rows, columns), out in zip(crops, grids, pixels, strict=True):
         floats = normalise(own)

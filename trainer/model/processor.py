@@ -5,8 +5,10 @@ Source: Phi3VProcessor in processing_phi3_v.py of microsoft/Phi-3.5-vision-instr
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +45,9 @@ class Phi3VProcessor(ProcessorMixin):
         """Write the processor's files, those of the released layout included."""
         self.tokenizer.init_kwargs.pop("auto_map", None)  # asks to run remote code
         saved = super().save_pretrained(save_directory, **kwargs)
-        # Where programs other than transformers 5 look for it.
+        # Where, and under which name, programs other than transformers 5 look.
         self.image_processor.save_pretrained(save_directory)
+        _name_for_others(Path(save_directory) / "tokenizer_config.json")
         return saved
 
     @property
@@ -97,3 +100,11 @@ class Phi3VProcessor(ProcessorMixin):
     def text_ids(self, chunk: str) -> list[int]:
         """Return the ids of a chunk of text between image tags: each has a BOS of its own, and so has an empty one."""
         return [self.tokenizer.bos_token_id, *self.tokenizer(chunk, add_special_tokens=False)["input_ids"]]
+
+
+def _name_for_others(path: Path) -> None:
+    """Give a saved tokenizer the class name that transformers 4 knows, too; 5 takes both for one class."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["tokenizer_class"] == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from phi3v.schema.tokens import crop_grid, image_tokens
 from phi3v.trainer.model import Phi3VImageProcessor
 from phi3v.trainer.model.image_processor import to_rgb
 from phi3v.trainer.model.pixels import CLIP_MEAN, CLIP_STD, normalise
+from phi3v.trainer.model.tiny import tiny_processor
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -52,6 +53,28 @@ def test_crops_are_the_tiles_of_the_padded_picture(width: int, height: int, num_
     for number, crop in enumerate(made["pixel_values"].numpy()):
         top, left = number // columns * 336, number % columns * 336
         assert np.array_equal(crop.transpose(1, 2, 0), canvas[top : top + 336, left : left + 336])
+
+
+@pytest.mark.slow
+def test_the_processor_writes_as_many_tokens_as_width_and_height_say_for_10_000_sizes() -> None:
+    sides = np.random.default_rng(0)
+    processor = tiny_processor()
+    refused = 0
+    for number in range(10_000):
+        width, height = (int(side) for side in np.exp(sides.uniform(0, np.log(700), 2)))
+        num_crops = 1 + number % 16 if number % 10 == 0 else 1 + number % 4
+        image = Image.new("RGB", (width, height))
+        try:
+            ids = processor("<|image_1|>", [image], num_crops=num_crops)["input_ids"]
+        except ValueError:
+            with pytest.raises(ValueError, match=f"{width} x {height} pixels"):
+                image_tokens(width, height, num_crops)
+            refused += 1
+            continue
+
+        assert int((ids < 0).sum()) == image_tokens(width, height, num_crops), (width, height, num_crops)
+
+    assert refused < 500
 
 
 def test_images_lie_end_to_end() -> None:

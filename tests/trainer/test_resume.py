@@ -1,0 +1,176 @@
+"""A run that is killed and goes on is the run that was never killed: loss by loss, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from phi3v.schema import Conversation, Turn, UserError
+from phi3v.trainer.checkpoints import MARK, checkpoints, find, keep_newest, mark, whole
+
+STEPS = 8
+STRATEGIES: dict[str, list[str]] = {
+    "full": [],
+    "lora": ["--use_lora", "--lora_rank", "4", "--lora_dropout", "0.1"],
+    "packed": ["--max_tokens_per_gpu", "1500"],
+}
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """18 pictures of grey levels to name; two epochs of them are 8 steps of 4 and of 2 samples."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(14):
+        Image.new("L", (40 + 20 * number, 60), 18 * number).save(folder / f"images/{number}.png")
+        turn = Turn(user="How bright?", assistant=f"{number} of 13", images=(f"{number}.png",))
+        lines.append(Conversation(id=f"g-{number}", source="grey", turns=(turn,)).to_line())
+    (folder / "grey_train.jsonl").write_text("".join(lines))
+    return folder
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    fixed = f"--model_name_or_path tiny --num_crops 1 --batch_size 4 --max_steps {STEPS} --learning_rate 1e-3"
+    fixed += " --logging_steps 1 --save_steps 1 --save_total_limit 3 --num_workers 1 --no_tqdm"
+    start = [str(Path(sys.executable).parent / "phi3v-train"), "--data_dir", str(data), "--output_dir", str(out)]
+    return [*start, *fixed.split(), *more]
+
+
+def history(out: Path) -> list[tuple[int, float, float]]:
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_at_random_and_resumed_the_losses_are_equal_to_the_bit(
+    strategy: str, data: Path, tmp_path: Path
+) -> None:
+    options = STRATEGIES[strategy]
+    subprocess.run(command(data, tmp_path / "whole", *options), check=True, capture_output=True, env=ALONE)
+    chance = random.Random(strategy)
+
+    for kill_after in (chance.randint(1, 3), chance.randint(4, STEPS - 1)):
+        process = subprocess.Popen(
+            command(data, tmp_path / "cut", *options, "--resume", "auto"),
+            env=ALONE,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        mark_of = tmp_path / f"cut/checkpoint-{kill_after}" / MARK
+        wait_for(mark_of.exists, process)
+        time.sleep(chance.random() / 4)  # anywhere in a step, a checkpoint or its clearing away
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "cut/trainer_state.json").exists()
+    done = subprocess.run(
+        command(data, tmp_path / "cut", *options, "--resume", "auto"),
+        env=ALONE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "goes on from" in done.stderr
+    assert history(tmp_path / "cut") == history(tmp_path / "whole")
+    assert len(history(tmp_path / "cut")) == STEPS
+    assert (tmp_path / "cut/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(data, out, "--save_steps", "1000"), env=ALONE, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "'loss'" in line:  # it is training
+            break
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
+
+    assert process.returncode == 143
+    assert "stopped as asked, saved" in told
+    (saved,) = checkpoints(out)
+    ledger = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert sum(entry["trained"] for entry in ledger) == sum([4, 4, 4, 2, 4, 4, 4, 2][: whole(saved)["step"]])
+    assert not (out / "model.safetensors").exists()
+
+    subprocess.run(command(data, out, "--resume", "auto"), check=True, capture_output=True, env=ALONE)
+    assert [step for step, _, _ in history(out)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path) -> None:
+    subprocess.run(command(data, tmp_path / "run"), check=True, capture_output=True, env=ALONE)
+    before = history(tmp_path / "run")
+    (tmp_path / "run/trainer_state.json").unlink()
+    # Of the last step's samples, all that the run has left to read.
+    from phi3v.trainer.steps import Batching, Steps
+
+    left = Steps(range(14), [1] * 14, Batching(size=4), max_steps=STEPS, seed=42).samples(STEPS - 1)
+    for number in set(range(14)) - set(left):
+        picture = data / f"images/{number}.png"
+        picture.write_bytes(picture.read_bytes()[:-30])  # its header is whole, its pixels are not
+    resumed = command(data, tmp_path / "run", "--resume", str(tmp_path / f"run/checkpoint-{STEPS - 1}"))
+    subprocess.run(resumed, check=True, capture_output=True, env=ALONE)
+
+    assert history(tmp_path / "run") == before
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def test_a_checkpoint_without_its_mark_or_with_other_files_is_not_whole(tmp_path: Path) -> None:
+    for step in (9, 10, 11):
+        mark(checkpoint(tmp_path, step), step, [])
+    checkpoint(tmp_path, 12)
+    (tmp_path / "checkpoint-11/model.safetensors").write_bytes(b"weig")
+
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+    assert find(tmp_path, "auto") == tmp_path / "checkpoint-10"
+    assert find(tmp_path, str(tmp_path / "checkpoint-9")) == tmp_path / "checkpoint-9"
+    assert find(tmp_path, None) is None
+    with pytest.raises(UserError, match="checkpoint-11: no whole checkpoint"):
+        find(tmp_path, str(tmp_path / "checkpoint-11"))
+
+
+@pytest.mark.parametrize(("count", "left"), [(None, [8, 9, 10]), (2, [9, 10]), (1, [10]), (5, [8, 9, 10])])
+def test_only_whole_checkpoints_count_for_the_limit(tmp_path: Path, count: int | None, left: list[int]) -> None:
+    for step in (8, 9, 10):
+        mark(checkpoint(tmp_path, step), step, [])
+    checkpoint(tmp_path, 11)
+
+    keep_newest(tmp_path, count)
+
+    assert checkpoints(tmp_path) == [tmp_path / f"checkpoint-{step}" for step in left]
+    assert (tmp_path / "checkpoint-11").exists()
+
+
+def test_without_any_checkpoint_auto_starts_at_the_beginning(tmp_path: Path) -> None:
+    assert find(tmp_path, "auto") is None

@@ -1,0 +1,51 @@
+"""What a run tells whoever started it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+When = Literal["before", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to say about the run."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """So many training records are measured."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Evaluation has come so far."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Evaluation is done."""
+
+    when: When
+    accuracy: float
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The run was asked to end; it goes on from a checkpoint."""
+
+    checkpoint: Path
+
+
+Event = Note | Measured | Answered | Scored | Stopped

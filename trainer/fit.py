@@ -1,0 +1,125 @@
+"""Make every record fit before the run: with fewer crops, then fewer turns; else it is skipped with its reason.
+
+Pictures are looked at by their headers only. A cut never goes through an image.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from phi3v.schema import Conversation, UserError
+from phi3v.schema.tokens import IMAGE_TAG, tag_number
+from phi3v.trainer.data import Records
+from phi3v.trainer.encode import Encoder
+
+Policy = Literal["fail", "skip"]
+
+
+class Fit(NamedTuple):
+    """How a record goes into the model: its tokens, those it learns, the most crops of an image, the turns left out."""
+
+    tokens: int
+    labelled: int
+    num_crops: int
+    dropped_turns: int = 0
+
+
+class Skipped(NamedTuple):
+    """Why a record is left out: a stable code, and the reason in words."""
+
+    code: Literal["too-long", "image"]
+    reason: str
+
+
+def fit(record: Conversation, encoder: Encoder, max_length: int) -> Fit | Skipped:
+    """Return how a record fits: with fewer crops, then without its oldest turns and their images, or why not at all.
+
+    Raises:
+        UserError: the header of an image cannot be read.
+    """
+    for dropped in range(len(record.turns)):
+        measured = encoder.measure(without_oldest(record, dropped))
+        for num_crops in range(encoder.num_crops, 0, -1):
+            with suppress(ValueError):  # so thin an image that nothing is left of it at so few crops
+                least = measured.tokens(num_crops)
+                if least <= max_length:
+                    return Fit(least, measured.labelled, num_crops, dropped)
+    return Skipped("too-long", f"{least} tokens with one turn and the fewest crops; the limit is {max_length}")
+
+
+def without_oldest(record: Conversation, count: int) -> Conversation:
+    """Return a record without its first turns and the images that only they show; the tags left count from 1 again."""
+    if not count:
+        return record
+    kept = record.turns[count:]
+    if not any(IMAGE_TAG.search(turn.user) for turn in record.turns):
+        return replace(record, turns=kept)
+    shown = sorted(tag_number(tag[1]) for turn in kept for tag in IMAGE_TAG.finditer(turn.user))
+    number = {old: new for new, old in enumerate(shown, 1)}
+    # A tag may stand in another turn than the one that brings its image: all go with the first turn left.
+    images = tuple(record.images[old - 1] for old in shown)
+    turns = (
+        replace(
+            turn,
+            user=IMAGE_TAG.sub(lambda tag: f"<|image_{number[tag_number(tag[1])]}|>", turn.user),
+            images=images if position == 0 else (),
+        )
+        for position, turn in enumerate(kept)
+    )
+    return replace(record, turns=tuple(turns))
+
+
+@dataclass(slots=True)
+class Fits:
+    """How each of N records fits: 11 bytes a record in memory.
+
+    Attributes:
+        tokens, labelled, num_crops, dropped_turns: as in `Fit`; all 0 for a record that is skipped.
+        skipped: why, by the record's number.
+    """
+
+    tokens: array[int] = field(default_factory=lambda: array("I"))
+    labelled: array[int] = field(default_factory=lambda: array("I"))
+    num_crops: array[int] = field(default_factory=lambda: array("B"))
+    dropped_turns: array[int] = field(default_factory=lambda: array("H"))
+    skipped: dict[int, Skipped] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, number: int) -> Fit:
+        return Fit(self.tokens[number], self.labelled[number], self.num_crops[number], self.dropped_turns[number])
+
+    @property
+    def kept(self) -> list[int]:
+        """The numbers of the records that fit."""
+        return [number for number in range(len(self)) if number not in self.skipped]
+
+    def measure(self, records: Records, encoder: Encoder, *, max_length: int, on_error: Policy) -> Iterator[int]:
+        """Measure records one by one, yielding how many are done.
+
+        Raises:
+            UserError: the header of an image cannot be read, and `on_error` is `fail`.
+        """
+        for number in range(len(records)):
+            result = self._fit(records[number], encoder, max_length, on_error)
+            if isinstance(result, Skipped):
+                self.skipped[number] = result
+                result = Fit(0, 0, 0)
+            for column, value in zip(
+                (self.tokens, self.labelled, self.num_crops, self.dropped_turns), result, strict=True
+            ):
+                column.append(value)
+            yield number + 1
+
+    def _fit(self, record: Conversation, encoder: Encoder, max_length: int, on_error: Policy) -> Fit | Skipped:
+        try:
+            return fit(record, encoder, max_length)
+        except UserError as error:
+            if on_error == "fail":
+                raise
+            return Skipped("image", str(error).splitlines()[0])
