@@ -25,12 +25,11 @@ from phi3v.schema.tokens import CONTROL_TOKEN_PATTERN, IMAGE_TAG
 
 Record = dict[str, Any]
 
-# In the raw text: what a path must hold that is not relative, has an empty part, . or .., besides a control character's
-# backslash. Two searches, and written out: so many pairs of letters are searched for at gigabytes a second.
-_PATH_DOUBTS = (r'//|"/|/"', r'/\./|/\.\./|"\./|"\.\./|/\."|/\.\."|"\."|"\.\."')
+# In the raw text: what a path must hold that is empty, absolute, has an empty part, . or .., besides the backslash of a
+# control character. Two searches, and written out: so many pairs of letters are searched for at gigabytes a second.
+_PATH_DOUBTS = (r'//|"/|/"|""', r'/\./|/\.\./|"\./|"\.\./|/\."|/\.\."|"\."|"\.\."')
 # What is no path, as the schema has it, but without looking ahead: ten times as fast.
 _NO_PATH = r"[\\\x00-\x1f]|//|^/|/$|(^|/)\.{1,2}(/|$)"
-_TEXT = {"type": "string", "minLength": 1}
 _TEXT_DOUBT = rf"{CONTROL_TOKEN_PATTERN}|\\u00[2-7]"  # a control token, or a letter of one written as an escape
 _TURNS, _USER = itemgetter("conversations"), itemgetter("user")
 _MOST_ANSWERS = 10_000  # (question, answer) pairs that are remembered as right
@@ -61,12 +60,20 @@ def _searcher(pattern: str) -> Callable[[str], bool]:
     ).is_valid
 
 
-def _records_gate(image: dict[str, Any]) -> Callable[[object], bool]:
-    """Return a validator of a list of records, with a schema of its own for an image's path."""
+@cache
+def _records_gate(*, paths: bool) -> Callable[[object], bool]:
+    """Return a validator of a list of records; without `paths`, an image's path only has to be a text."""
     schema = json.loads(schema_text())
-    definitions = schema.pop("$defs") | {"image": image}
+    definitions = schema.pop("$defs")
+    own = {"minLength": 1, "not": {"pattern": _NO_PATH}} if paths else {}
+    definitions["image"] = {"type": "string", **own}
     del schema["$id"]  # else "#/$defs" would be looked for inside of it
     return jsonschema_rs.Draft202012Validator({"type": "array", "items": schema, "$defs": definitions}).is_valid
+
+
+def fits_schema(record: object) -> bool:
+    """Return whether a parsed line is a record, as far as the JSON Schema can tell."""
+    return _records_gate(paths=True)([record])
 
 
 class Gate:
@@ -78,8 +85,8 @@ class Gate:
 
     def __init__(self, *, answered: bool) -> None:
         self._answered = answered
-        self._any_path = _records_gate(_TEXT)
-        self._all = _records_gate(_TEXT | {"not": {"pattern": _NO_PATH}})
+        self._any_path = _records_gate(paths=False)
+        self._all = _records_gate(paths=True)
         self._path_doubts = [_searcher(pattern) for pattern in _PATH_DOUBTS]
         self._text_doubt = _searcher(_TEXT_DOUBT)
         self._lists_classes = _searcher(CLASS_LIST_START)
