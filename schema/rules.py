@@ -56,9 +56,13 @@ def count_noun(count: int, noun: str) -> str:
 
 
 def listed_classes(question: str) -> list[str]:
-    """Return the classes of a question that ends with 'one of the following ...: A, B, C.', or none."""
+    """Return the classes of a question with 'one of the following ...: A, B, or C.' in it, or none.
+
+    A sentence may follow in the same line; a class with a full stop and a blank inside is cut there.
+    """
     found = CLASS_LIST.search(question) if CLASS_LIST_START in question else None
-    names = [name.strip() for name in found[1].strip().removesuffix(".").split(",")] if found else []
+    listed = found[1].partition(". ")[0].strip().removesuffix(".") if found else ""
+    names = [name.strip().removeprefix("or ").removeprefix("and ") for name in listed.split(",")]
     return names if len(names) > 1 else []
 
 
