@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import orjson
 
 from phi3v.schema.findings import CODES, Excerpt, Finding
-from phi3v.schema.gate import Gate, Record, collector_off
+from phi3v.schema.gate import Gate, Record, collector_off, fits_schema
 from phi3v.schema.jsonl import Block
 from phi3v.schema.keys import count_keys, may_repeat_keys, repeated_keys
 from phi3v.schema.leaks import Tie, ties_of
@@ -161,8 +161,8 @@ def examine(data: bytes, *, answered: bool) -> tuple[Record | None, list[Fault |
     if may_repeat_keys(text, count_keys(record)):
         for path, column in repeated_keys(text):
             faults.append(Breach("duplicate-key", path, f"{path[-1]!r} stands twice in its object", column=column))
-    if found := schema_breaches(record):
-        return None, [*faults, *found]
+    if not fits_schema(record):
+        return None, [*faults, *schema_breaches(record)]
     faults += [*breaches(record), *doubts(record)]
     last = record["conversations"][-1]
     if answered and "assistant" not in last:
