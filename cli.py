@@ -12,19 +12,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import getdoc
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import click
 
 from phi3v.schema.errors import UserError, require
-
-if TYPE_CHECKING:
-    from phi3v.schema import Checker, Finding
 
 FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SECONDS_BETWEEN_LINES = 5.0
@@ -222,66 +219,79 @@ def _convert(name: str, options: Any, out_dir: Path, *, overwrite: bool) -> None
     click.echo(f"check it with: phi3v-data validate {out_dir}")
 
 
-@data.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE|DIR ...")
-@click.option(
-    "--image_root",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Where image paths start. [default: images/ beside each file]",
-)
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the report."
-)
-def validate(paths: Sequence[Path], image_root: Path | None, form: Literal["text", "json"]) -> None:
-    """Check JSONL files: syntax, schema, rules, unique ids, images.
+def _validate_command() -> click.Command:
+    from phi3v.schema.options import Options
 
-    A folder stands for its *.jsonl files, and ids are unique across them. Exits with 1 if there is a finding.
+    text = """Check JSONL files: syntax, schema, rules of the model, unique ids, images.
+
+    A folder stands for its *.jsonl files, which are checked together: ids, and what splits must not share. Exits with 1
+    if there is an error. What a code means: phi3v-data explain CODE.
 
     \b
     Examples:
       phi3v-data validate data
-      phi3v-data validate --format json train.jsonl
+      phi3v-data validate --images full --jobs 4 data
+      phi3v-data validate --max_length 4096 --num_crops 4 --tokenizer MODEL_DIR data
+      phi3v-data validate --format sarif --output findings.sarif train.jsonl
     """
-    from phi3v.schema import Checker
-    from phi3v.schema.report import report
+    files = click.Argument(
+        ["paths"], nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE|DIR ..."
+    )
+    params = [files, *options_of(Options)]
+    return click.Command("validate", callback=_validate, params=params, help=text)
 
-    groups = [(Checker(image_root=image_root), _data_files(path)) for path in paths]
-    codes: Counter[str] = Counter()
-    for part in report(_findings(groups, codes), form):
-        click.echo(part, nl=False)
-    records, files = sum(checker.records for checker, _ in groups), sum(len(files) for _, files in groups)
-    state = ", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "no findings"
-    click.echo(f"{records} records in {files} files: {state}", err=True)
-    if codes:
-        _echo_fixes(codes)
+
+def _validate(paths: Sequence[Path], **options: Any) -> None:
+    from phi3v.schema.options import Options
+    from phi3v.schema.report import report
+    from phi3v.schema.validate import Validation
+
+    settings = Options(**options)
+    with Progress("checking") as progress:
+        validation = Validation(paths, settings, progress.show)
+        parts = report(validation.findings(), settings.format)
+        if settings.output:
+            _write(settings.output, parts)
+        else:
+            for part in parts:
+                click.echo(part, nl=False)
+    for line in validation.split_files() if settings.quarantine else ():
+        click.echo(line, err=True)
+    for line in validation.statistics() if settings.statistics else ():
+        click.echo(line, err=True)
+    click.echo(validation.summary(), err=True)
+    if validation.failed:
         raise click.exceptions.Exit(FINDINGS)
 
 
-def _data_files(path: Path) -> list[Path]:
-    """Return the files that an argument stands for; told to be unreadable before anything is printed."""
-    from phi3v.schema.check import jsonl_files
+def _write(path: Path, parts: Iterable[str]) -> None:
+    from phi3v.schema.jsonl import atomic_write
 
-    files = jsonl_files(path) if path.is_dir() else [path]
-    for file in files:
-        if not os.access(file, os.R_OK):
-            raise UserError("cannot read it", where=file, fix="make it readable")
-    return files
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UserError("cannot write here", where=path.absolute().parent, fix="choose another --output")
+    with atomic_write(path) as file:
+        file.writelines(part.encode() for part in parts)
 
 
-def _findings(groups: Iterable[tuple[Checker, Sequence[Path]]], codes: Counter[str]) -> Iterator[Finding]:
-    """Yield all findings, counting them by code."""
-    for checker, files in groups:
-        for file in files:
-            for finding in checker.check(file):
-                codes[finding.code] += 1
-                yield finding
+data.add_command(_validate_command())
 
 
-def _echo_fixes(codes: Iterable[str]) -> None:
-    from phi3v.schema import CODES
+@data.command()
+@click.argument("code", required=False)
+@click.option("--all", "everything", is_flag=True, help="All codes, as docs/codes.md has them.")
+def explain(code: str | None, *, everything: bool) -> None:
+    """Say what a code of a finding means, why it matters, and how to mend it.
 
-    for code in sorted(codes):
-        click.echo(f"  fix {code}: {CODES[code].fix}", err=True)
+    \b
+    Example:
+      phi3v-data explain image-tag
+    """
+    from phi3v.schema.findings import codes_page
+    from phi3v.schema.findings import explain as words
+
+    if code is None and not everything:
+        raise click.UsageError("name a code, or give --all")
+    click.echo(words(code) if code else codes_page(), nl=False)
 
 
 @data.command()

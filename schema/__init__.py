@@ -3,9 +3,9 @@
 Everything else depends on this package; it depends on nothing of ours.
 """
 
-from phi3v.schema.check import Checker, check
+from phi3v.schema.check import Checker, Limit, check
 from phi3v.schema.errors import UserError
 from phi3v.schema.findings import CODES, Finding
 from phi3v.schema.records import Conversation, RecordError, Turn
 
-__all__ = ["CODES", "Checker", "Conversation", "Finding", "RecordError", "Turn", "UserError", "check"]
+__all__ = ["CODES", "Checker", "Conversation", "Finding", "Limit", "RecordError", "Turn", "UserError", "check"]

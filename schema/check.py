@@ -1,39 +1,56 @@
-"""Check JSONL files against the contract: syntax, schema, rules, ids, images. Streams; prints nothing."""
+"""Check JSONL files against the contract: lines by themselves, then what needs other lines, pictures or files.
+
+Streams: memory does not grow with a file but for 70 bytes an id, and as much a picture. Prints nothing.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import jsonschema_rs
-import orjson
 
 from phi3v.schema.errors import UserError
-from phi3v.schema.findings import CODES, Finding
-from phi3v.schema.jsonl import Line, read_lines
-from phi3v.schema.locate import Columns, pointer_of
-from phi3v.schema.rules import Breach, breaches
+from phi3v.schema.findings import Finding
+from phi3v.schema.gate import schema_text
+from phi3v.schema.ids import Ids, Place
+from phi3v.schema.jsonl import Block, read_block
+from phi3v.schema.leaks import Leaks, Spot
+from phi3v.schema.lengths import Texts, crops_that_fit, total
+from phi3v.schema.lines import Known, Wants, Wording, role_of
+from phi3v.schema.options import Images
+from phi3v.schema.parallel import Pool
+from phi3v.schema.pictures import Pictures, named
+from phi3v.schema.rules import Breach, count_noun
+from phi3v.schema.syntax import Fault, file_fault
 
-if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import ValidationError
+REJECTED = ".rejected.jsonl"  # what --quarantine puts aside: no data
+_FIRST_LINE = 1 << 16  # bytes of a file that tell what kind of file it is
 
-_LONGEST_QUOTE = 60  # characters of a value that a message quotes
+__all__ = ["Checker", "Images", "Limit", "check", "jsonl_files", "schema_text"]
 
 
-def check(path: Path, *, image_root: Path | None = None, images: bool = True) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How many tokens a record may have in training.
+
+    Attributes:
+        max_length: the most.
+        num_crops: crops an image.
+        tokenizer: a model's folder, to count texts exactly; without it only template and images are counted.
+        byte_bound: without a tokenizer, warn if a record could be too long, were each byte of its texts a token.
+    """
+
+    max_length: int
+    num_crops: int = 16
+    tokenizer: Path | None = None
+    byte_bound: bool = False
+
+
+def check(path: Path, *, image_root: Path | None = None, images: Images = "header") -> Iterator[Finding]:
     """Yield what is wrong with one file, in the order of its lines; see `Checker`."""
     return Checker(image_root=image_root, images=images).check(path)
-
-
-@cache
-def schema_text() -> str:
-    """Return the published JSON Schema of a record."""
-    return (files("phi3v.schema") / "conversation.schema.json").read_text(encoding="utf-8")
 
 
 def jsonl_files(folder: Path) -> list[Path]:
@@ -43,7 +60,11 @@ def jsonl_files(folder: Path) -> list[Path]:
         UserError: there is none.
     """
     # Hidden ones are files that a writer has not finished.
-    found = sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
+    found = sorted(
+        path
+        for path in folder.glob("*.jsonl")
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REJECTED)
+    )
     if not found:
         raise UserError("no .jsonl file in this folder", where=folder, fix="convert first: phi3v-data convert --help")
     return found
@@ -54,19 +75,41 @@ class Checker:
 
     Args:
         image_root: where the images' paths start; `images/` beside each file if None.
-        images: whether to look for the images at all.
+        images: `none` of them, their `header`, or decode them in `full`.
+        limit: of tokens a record; needs the images' headers.
+        across: gather what splits must not share, for `leaks`.
+        jobs: processes.
+        remember: keep the names and sizes of the pictures, for `pictures`.
+        watch: called with the number of lines read so far, every few hundred of them.
 
     Attributes:
         records: lines read so far.
+        labels: how many records of each file have which last answer; filled if `across`.
     """
 
-    def __init__(self, *, image_root: Path | None = None, images: bool = True) -> None:
+    def __init__(  # noqa: PLR0913  # what to check, and how
+        self,
+        *,
+        image_root: Path | None = None,
+        images: Images = "header",
+        limit: Limit | None = None,
+        across: bool = False,
+        jobs: int = 1,
+        remember: bool = False,
+        watch: Callable[[int], None] | None = None,
+    ) -> None:
         self.records = 0
+        self.labels: dict[Path, Counter[str]] = {}
+        self._keep = across or remember or limit is not None
+        self._watch = watch
         self._image_root = image_root
         self._images = images
-        self._ids: dict[str, tuple[str, int]] = {}
-        self._real: dict[Path, bool] = {}  # whether a folder lies below the image root, links followed
-        self._gate = jsonschema_rs.Draft202012Validator(orjson.loads(schema_text()))
+        self._limit = limit
+        self._leaks = Leaks() if across else None
+        self._ids = Ids()
+        self._pictures: dict[Path, Pictures] = {}
+        self._pool = Pool(jobs)
+        weakref.finalize(self, self._pool.close)
 
     def check(self, path: Path) -> Iterator[Finding]:
         """Yield the findings of one file.
@@ -74,139 +117,127 @@ class Checker:
         Raises:
             UserError: the file cannot be read.
         """
-        root = self._image_root or path.parent / "images"
-        lines = read_lines(path)
-        while True:
-            try:
-                line = next(lines, None)
-            except OSError as error:
-                what = f"cannot read it ({error.strerror})"
-                raise UserError(what, where=path, fix="name a readable file") from error
-            if line is None:
-                return
-            self.records += 1
-            yield from self._check_line(line, str(path), root)
-
-    def _check_line(self, line: Line, file: str, root: Path) -> Iterator[Finding]:
+        before = self.records
         try:
-            record = orjson.loads(line.data)
-        except orjson.JSONDecodeError as error:
-            yield _syntax_finding(line, file, error)
-            return
-        if self._gate.is_valid(record):
-            found = [*self._duplicates(record, file, line.number), *breaches(record)]
-            found += self._image_breaches(record, root) if self._images else []
-        else:
-            found = _schema_breaches(record)
-        if not found:
-            return
-        columns = Columns(line.data.decode())
-        for breach in sorted(found, key=lambda breach: columns.of(breach.path)):
-            yield Finding(
-                code=breach.code,
-                file=file,
-                line=line.number,
-                column=columns.of(breach.path),
-                pointer=pointer_of(breach.path),
-                message=breach.message,
-                fix=breach.fix or CODES[breach.code].fix,
-            )
+            if fault := _whole_file_fault(path):
+                yield Wording(str(path), 1, None).of_fault(fault)
+                return
+            yield from self._check_blocks(path)
+        except OSError as error:
+            what = f"cannot read it ({error.strerror})"
+            raise UserError(what, where=path, fix="name a readable file") from error
+        if self.records == before:
+            yield Wording(str(path), 1, None).of_fault(Fault("empty-file", 1, 2, "there is no line in it"))
 
-    def _duplicates(self, record: dict[str, Any], file: str, line: int) -> Iterator[Breach]:
-        first = self._ids.setdefault(record["id"], (file, line))
-        if first != (file, line):
-            where = f"line {first[1]}" if first[0] == file else f"line {first[1]} of {first[0]}"
-            yield Breach("duplicate-id", ("id",), f"id {record['id']!r} is also on {where}")
+    def leaks(self, *, near_duplicates: bool = False) -> Iterator[Finding]:
+        """Yield the pictures that splits share under two names, once all files are checked; needs `across`.
 
-    def _image_breaches(self, record: dict[str, Any], root: Path) -> Iterator[Breach]:
-        for turn, fields in enumerate(record["conversations"]):
-            for number, name in enumerate(fields.get("images", [])):
-                try:
-                    code, what = self._look(root, name)
-                except OSError as error:
-                    code, what = "image-missing", f"cannot be read ({error.strerror})"
-                if code:
-                    message = f"{quote(name)} {what} below {root}"
-                    yield Breach(code, ("conversations", turn, "images", number), message)
+        Args:
+            near_duplicates: also those that only look the same; decodes every picture.
+        """
+        assert self._leaks is not None, "nothing was gathered"
+        files = {file: size for pictures in self._pictures.values() for file, size in pictures.bytes_of_files()}
+        found = list(self._leaks.by_content(files))
+        if near_duplicates:
+            same = {(leak.spot, leak.breach.path) for leak in found}
+            near = self._leaks.by_look(self._pool.decoders)
+            found += [leak for leak in near if (leak.spot, leak.breach.path) not in same]
+        for leak in sorted(found, key=lambda leak: leak.spot):
+            spot = leak.spot
+            line = read_block(spot.file, spot.block, spot.row + 1)[-1]
+            yield Wording(str(spot.file), spot.line, line.removesuffix(b"\n")).of(leak.breach)
 
-    def _look(self, root: Path, name: str) -> tuple[str, str]:
-        """Return the code and the fault of an image, both empty if it is there."""
-        target = root / name
-        if not target.is_file():
-            return "image-missing", "is not a file" if target.exists() else "does not exist"
-        if target.parent not in self._real:
-            self._real[target.parent] = target.parent.resolve().is_relative_to(root.resolve())
-        inside = self._real[target.parent]
-        if target.is_symlink():
-            inside = target.resolve().is_relative_to(root.resolve())
-        return ("", "") if inside else ("image-outside", f"leads to {target.resolve()}, and does not lie")
+    def pictures(self) -> Iterator[Path]:
+        """Yield the pictures that were looked at; needs `remember`."""
+        return (file for pictures in self._pictures.values() for file in pictures.files())
 
+    def _check_blocks(self, path: Path) -> Iterator[Finding]:
+        for block, known in self._pool.look(path, self._wants(path)):
+            self.records += len(known.ids)
+            if self._watch:
+                self._watch(self.records)
+            if known.labels:
+                counts = self.labels.setdefault(path, Counter())
+                counts.update(label for label in known.labels if label is not None)
+            place = Place(path, block.number, block.offset, len(known.ids))
+            found = self._beyond_lines(place, known)
+            if found or known.findings:
+                yield from _in_order(place, block, known.findings, found)
 
-def _syntax_finding(line: Line, file: str, error: orjson.JSONDecodeError) -> Finding:
-    message, column = error.msg, error.pos + 1
-    try:
-        # The standard parser words most errors better ("Unterminated string starting at") and points more exactly.
-        json.loads(line.data.decode())
-    except UnicodeDecodeError as broken:
-        message, column = (
-            f"byte {line.data[broken.start]:#04x} is not UTF-8",
-            len(line.data[: broken.start].decode()) + 1,
+    def _wants(self, path: Path) -> Wants:
+        limit, across = self._limit, self._leaks is not None
+        return Wants(
+            answered=role_of(path) in {"train", "val"},
+            images=self._images != "none" or across,
+            lengths=limit is not None,
+            tokenizer=limit.tokenizer if limit else None,
+            ties=across,
         )
-    except json.JSONDecodeError as clearer:
-        message, column = clearer.msg, clearer.pos + 1
-    except (ValueError, RecursionError):  # a number of thousands of digits, a nesting of thousands of levels
-        pass
-    if not line.data.strip():
-        message, column = "an empty line where a record should be", 1
-    return Finding(
-        code="json", file=file, line=line.number, column=column, pointer="", message=message, fix=CODES["json"].fix
-    )
+
+    def _beyond_lines(self, place: Place, known: Known) -> dict[int, list[Breach]]:
+        """Return what is wrong with a block's lines that takes more than each line by itself, by their index."""
+        found: dict[int, list[Breach]] = {}
+        for index, breach in self._ids.add(place, known.ids):
+            found.setdefault(index, []).append(breach)
+        if known.images:
+            root = self._image_root or place.path.parent / "images"
+            if root not in self._pictures:
+                self._pictures[root] = Pictures(root, self._images, self._pool, keep=self._keep)
+            pictures = self._pictures[root]
+            pictures.look(name for images in known.images if images for names in images for name in names)
+            for index in range(place.lines):
+                if breaches := list(self._about_pictures(pictures, place, index, known)):
+                    found.setdefault(index, []).extend(breaches)
+        return found
+
+    def _about_pictures(self, pictures: Pictures, place: Place, index: int, known: Known) -> Iterator[Breach]:
+        images = known.images[index]
+        if images is None:
+            return
+        yield from pictures.breaches(images)
+        if self._limit and (texts := known.texts[index]):
+            sizes = pictures.sizes_of(name for names in images for name in names)
+            if sizes is not None:
+                yield from _length_breaches(texts, sizes, self._limit)
+        if self._leaks and (ties := known.ties[index]) is not None:
+            split = role_of(place.path) or place.path.stem
+            spot = Spot(place.path, split, place.number + index, place.offset, index)
+            yield from self._leaks.add(spot, ties, ((path, pictures.root / name) for path, name in named(images)))
 
 
-def _schema_breaches(record: object) -> list[Breach]:
-    try:
-        errors = list(_worder().iter_errors(record))
-    except RecursionError:
-        return [Breach("schema", (), "a value is nested too deep")]
-    assert errors, "jsonschema-rs refuses a record that jsonschema accepts"
-    return [Breach("schema", tuple(error.absolute_path), _message(error), _schema_fix(error)) for error in errors]
+def _whole_file_fault(path: Path) -> Fault | None:
+    if not path.is_file():  # what is no plain file can be read only once; what is not there is told by the reader
+        return None
+    with path.open("rb") as file:
+        start = file.readline(_FIRST_LINE)
+    return file_fault(path, start)
 
 
-@cache
-def _worder() -> Draft202012Validator:
-    # Imported late: only files with errors need it, and it costs more than all the rest of a small check.
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(json.loads(schema_text()))
-
-
-def _message(error: ValidationError) -> str:
-    if error.validator == "pattern":
-        return f"{quote(error.instance)} is not a relative path below the image root"
-    if error.validator == "minLength":
-        return f"{quote(error.instance)} is shorter than {error.validator_value} character"
-    if error.validator in {"required", "additionalProperties"}:
-        return str(error.message)
-    if error.validator == "type":
-        return f"{quote(error.instance)} is not of type {error.validator_value!r}"
-    return str(error.message) if len(error.message) <= 2 * _LONGEST_QUOTE else f"breaks {error.validator!r}"
+def _in_order(
+    place: Place, block: Block, findings: dict[int, list[Finding]], found: dict[int, list[Breach]]
+) -> Iterator[Finding]:
+    """Yield all findings of a block, from left to right in each line."""
+    lines = block.lines or read_block(place.path, place.offset, place.lines)
+    for index in sorted(findings.keys() | found.keys()):
+        words = Wording(str(place.path), place.number + index, lines[index].removesuffix(b"\n"))
+        own = findings.get(index, []) + [words.of(breach) for breach in found.get(index, [])]
+        yield from sorted(own, key=lambda finding: (finding.column, finding.end_column))
 
 
-def quote(value: object) -> str:
-    """Return a value as a message shows it: as JSON, and not too long."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
-
-
-def _schema_fix(error: ValidationError) -> str | None:
-    if error.validator == "type":
-        kinds = {"array": "a list", "string": "a text", "object": "an object"}
-        return f"write {kinds[str(error.validator_value)]} here"
-    fixes = {
-        "required": "add the field",
-        "additionalProperties": "remove the field, or put it into 'metadata'",
-        "pattern": "write it as in train/Archery/a.jpg, with the file below the image root",
-        "minLength": "write the text, or leave the field out where it is optional",
-        "minItems": "add an entry, or leave the field out where it is optional",
-    }
-    return fixes.get(str(error.validator))
+def _length_breaches(texts: Texts, sizes: list[tuple[int, int]], limit: Limit) -> Iterator[Breach]:
+    counted = texts if limit.tokenizer else texts._replace(text=0)
+    tokens = total(counted, sizes, limit.num_crops)
+    if tokens > limit.max_length:
+        what = "tokens" if limit.tokenizer else "tokens without its texts"
+        crops = crops_that_fit(counted, sizes, limit.num_crops, limit.max_length)
+        images = (
+            f"with {count_noun(len(sizes), 'image')} at --num_crops {limit.num_crops}" if sizes else "without images"
+        )
+        message = f"{tokens:,} {what}, more than {limit.max_length:,}, {images}"
+        fix = (
+            f"--num_crops {crops} fits" if crops else "no --num_crops fits: take images or text out" if sizes else None
+        )
+        yield Breach("too-long", ("conversations",), message, fix)
+    elif limit.byte_bound and not limit.tokenizer and total(texts, sizes, limit.num_crops) > limit.max_length:
+        most = total(texts, sizes, limit.num_crops)
+        yield Breach("maybe-too-long", ("conversations",), f"up to {most:,} tokens, more than {limit.max_length:,}")

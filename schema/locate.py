@@ -22,56 +22,74 @@ def pointer_of(path: Sequence[str | int]) -> str:
 
 
 class Columns:
-    """The 1-based columns, in characters, at which the values of one JSON document start.
+    """The 1-based columns, in characters, between which the values of one JSON document stand.
 
     Args:
         text: valid JSON. Of a key that stands twice the last counts, as for parsers.
+
+    Attributes:
+        keys: the path of each value of an object, and the column of its key, from left to right.
     """
 
     def __init__(self, text: str) -> None:
-        self._columns: dict[Path, int] = {}
+        self.keys: list[tuple[Path, int]] = []
+        self._starts: dict[Path, int] = {}
+        self._ends: dict[Path, int] = {}
         self._scan(text)
 
     def of(self, path: Sequence[str | int]) -> int:
         """Return the column of the value at `path`; of the object that should hold it, if it is not there."""
+        return self.span(path)[0]
+
+    def span(self, path: Sequence[str | int]) -> tuple[int, int]:
+        """Return the column of the value at `path` and the column after it.
+
+        If it is not there: of the bracket that opens the object which should hold it.
+        """
         parts = tuple(path)
-        while parts not in self._columns:
+        if parts in self._starts:
+            return self._starts[parts], self._ends[parts]
+        while parts not in self._starts:
             parts = parts[:-1]
-        return self._columns[parts]
+        return self._starts[parts], self._starts[parts] + 1
 
     def _scan(self, text: str) -> None:
         path: list[str | int] = []  # of the value that comes next; a container adds a part to it
         at = _blank(text, 0)
         while True:
-            self._columns[tuple(path)] = at + 1
+            self._starts[tuple(path)] = at + 1
             opened = text[at]
-            at = _value_end(text, at)
+            end = _value_end(text, at)
+            at = _blank(text, end)
             if opened in "[{" and text[at] not in "]}":
-                at = _member(text, at, path, "" if opened == "{" else -1)
+                at = self._member(text, at, path, "" if opened == "{" else -1)
                 continue
             if opened in "[{":  # an empty container
-                at = _blank(text, at + 1)
+                end = at + 1
+                at = _blank(text, end)
+            self._ends[tuple(path)] = end + 1
             while path and text[at] in "]}":
                 path.pop()
+                self._ends[tuple(path)] = at + 2
                 at = _blank(text, at + 1)
             if not path:
                 return
             last = path.pop()  # at a comma: the next member of the container
-            at = _member(text, _blank(text, at + 1), path, last)
+            at = self._member(text, _blank(text, at + 1), path, last)
 
-
-def _member(text: str, at: int, path: list[str | int], last: str | int) -> int:
-    """Add the part of the member that starts at `at`; return where its value starts."""
-    if isinstance(last, int):
-        path.append(last + 1)
-        return at
-    name, at = scanstring(text, at + 1)
-    path.append(name)
-    return _blank(text, _blank(text, at) + 1)  # over the colon
+    def _member(self, text: str, at: int, path: list[str | int], last: str | int) -> int:
+        """Add the part of the member that starts at `at`; return where its value starts."""
+        if isinstance(last, int):
+            path.append(last + 1)
+            return at
+        name, end = scanstring(text, at + 1)
+        path.append(name)
+        self.keys.append((tuple(path), at + 1))
+        return _blank(text, _blank(text, end) + 1)  # over the colon
 
 
 def _value_end(text: str, at: int) -> int:
-    """Return where the text goes on, past blanks: after a scalar, or inside a container."""
+    """Return where a scalar ends, or the inside of a container begins."""
     if text[at] == '"':
         end: int = scanstring(text, at + 1)[1]
     elif text[at] in "[{":
@@ -80,7 +98,7 @@ def _value_end(text: str, at: int) -> int:
         match = _SCALAR.match(text, at)
         assert match is not None, "valid JSON has a value here"
         end = match.end()
-    return _blank(text, end)
+    return end
 
 
 def _blank(text: str, at: int) -> int:

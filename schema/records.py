@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from phi3v.schema.keys import count_keys, may_repeat_keys, repeated_keys
+
 # As in the schema: no empty part, no . and .., no backslash, no control character.
 _IMAGE_PATH = re.compile(r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f]+/)*(?!\.{1,2}\Z)[^/\\\x00-\x1f]+")
 
@@ -90,6 +92,9 @@ class Conversation:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise RecordError(f"not JSON ({error})") from error
+        text = line if isinstance(line, str) else line.decode()
+        if may_repeat_keys(text, count_keys(record)) and (repeated := next(repeated_keys(text), None)):
+            raise RecordError(f"{repeated[0][-1]!r} stands twice in its object")
         _expect(isinstance(record, dict), "a record is an object")
         _only(record, {"id", "source", "system", "conversations", "metadata"}, {"id", "source", "conversations"})
         turns = record["conversations"]

@@ -29,7 +29,8 @@ CONTROL_TOKENS = (
     "<|image|>",
 )
 
-CONTROL_TOKEN = re.compile("|".join(map(re.escape, CONTROL_TOKENS)))
+CONTROL_TOKEN_PATTERN = "|".join(token.replace("|", r"\|") for token in CONTROL_TOKENS)
+CONTROL_TOKEN = re.compile(CONTROL_TOKEN_PATTERN)
 IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
 _MOST_DIGITS = 9  # of an image's number; Python refuses to read thousands
 

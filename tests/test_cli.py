@@ -72,7 +72,7 @@ def test_what_is_required_is_asked_for(run: Run) -> None:
 
 def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path: Path) -> None:
     converted = run("phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out")
-    validated = run("phi3v-data", "validate", tmp_path / "out")
+    validated = run("phi3v-data", "validate", "--ignore", "leak", tmp_path / "out")  # the two clips are the same
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
@@ -152,11 +152,13 @@ def test_findings_are_lines_with_a_remedy_and_exit_code_1(run: Run, fixtures: Pa
     done = run("phi3v-data", "validate", path)
 
     assert done.returncode == 1
-    assert done.stdout == f"{path}:3:8: duplicate-id: /id: id 'a-1' is also on line 1\n"
-    assert done.stderr.splitlines() == [
-        "3 records in 1 files: 1 duplicate-id",
-        "  fix duplicate-id: give each record its own id",
+    assert done.stdout.splitlines() == [
+        f"{path}:3:8: duplicate-id: /id: id 'a-1' is also on line 1",
+        '    {"id": "a-1", "source": "example", "conversations": [{"user": "What is this?", "assistant": "A boat....',
+        "           ^^^^^",
+        "    fix: give each record its own id",
     ]
+    assert done.stderr == "3 records in 1 file: 1 duplicate-id\n"
 
 
 def test_findings_as_json(run: Run, fixtures: Path) -> None:
@@ -176,9 +178,8 @@ def test_ids_are_unique_within_a_folder_but_not_between_files(run: Run, tmp_path
     together = run("phi3v-data", "validate", tmp_path)
     apart = run("phi3v-data", "validate", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
-    assert (
-        together.stdout
-        == f"{tmp_path}/b.jsonl:1:8: duplicate-id: /id: id 'same' is also on line 1 of {tmp_path}/a.jsonl\n"
+    assert together.stdout.startswith(
+        f"{tmp_path}/b.jsonl:1:8: duplicate-id: /id: id 'same' is also on line 1 of {tmp_path}/a.jsonl\n"
     )
     assert apart.returncode == 0
 
@@ -306,3 +307,40 @@ def test_an_unlabelled_file_cannot_be_scored(run: Run, tmp_path: Path) -> None:
     done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", tmp_path / "s_test.jsonl")
 
     one_clear_error(done, "nothing to score against")
+
+
+def test_a_code_is_explained(run: Run) -> None:
+    assert "Tag N is image N" in run("phi3v-data", "explain", "image-tag").stdout
+    one_clear_error(run("phi3v-data", "explain", "image-tga"), "no code 'image-tga'", "'image-tag'")
+    assert run("phi3v-data", "explain").returncode == 2
+
+
+@pytest.mark.parametrize(("form", "start"), [("sarif", '{"$schema"'), ("junit", "<?xml"), ("github", "::error file=")])
+def test_a_report_goes_where_it_is_wanted(run: Run, fixtures: Path, tmp_path: Path, form: str, start: str) -> None:
+    path = fixtures / "invalid" / "schema.no_id.jsonl"
+
+    to_file = run("phi3v-data", "validate", "--format", form, "--output", tmp_path / "report", path)
+    to_screen = run("phi3v-data", "validate", "--format", form, path)
+
+    assert (to_file.returncode, to_file.stdout) == (1, "")
+    assert to_file.stderr == "1 record in 1 file: 1 schema\n"
+    assert to_screen.stdout == (tmp_path / "report").read_text()
+    assert to_screen.stdout.startswith(start)
+    one_clear_error(run("phi3v-data", "validate", "--output", tmp_path / "no/where", path), "cannot write here")
+
+
+def test_bad_rows_are_set_aside(run: Run, fixtures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((fixtures / "invalid" / "json.cut_line.jsonl").read_bytes())
+
+    done = run("phi3v-data", "validate", "--quarantine", "--statistics", path)
+    again = run("phi3v-data", "validate", path)
+
+    assert done.returncode == 1
+    assert f"{path}: 1 record kept, 1 moved to {tmp_path / 'a.rejected.jsonl'}" in done.stderr
+    assert "      1 json" in done.stderr
+    assert (again.returncode, again.stderr) == (0, "1 record in 1 file: no findings\n")
+
+
+def test_options_that_make_no_sense_are_told(run: Run, tmp_path: Path) -> None:
+    one_clear_error(run("phi3v-data", "validate", "--jobs", 0, tmp_path), "--jobs is 0")

@@ -10,7 +10,8 @@ import yaml
 
 from phi3v.cli import data, model, train_command
 from phi3v.converters.registry import CONVERTERS
-from phi3v.schema import Conversation
+from phi3v.schema import CODES, Conversation
+from phi3v.schema.findings import codes_page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -64,3 +65,18 @@ def test_no_link_leads_out_of_the_checkout_but_the_one_for_typing() -> None:
     links = [line.split("\t")[1] for line in listed.splitlines() if line.startswith("120000")]
 
     assert links == [".typing/phi3v"]
+
+
+def test_the_page_of_codes_is_the_table() -> None:
+    assert (ROOT / "docs" / "codes.md").read_text() == codes_page(), "phi3v-data explain --all > docs/codes.md"
+
+
+def test_the_page_on_validation_names_only_what_there_is() -> None:
+    page = (ROOT / "docs" / "validation.md").read_text()
+    options = {option for param in data.commands["validate"].params for option in param.opts}
+
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+", page)) <= options | {"--all"}
+    assert {name for name in re.findall(r"`([a-z]+-[a-z-]+)`", page) if name.split("-")[0] in GROUPS} <= set(CODES)
+
+
+GROUPS = {code.split("-")[0] for code in CODES}

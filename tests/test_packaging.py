@@ -82,6 +82,6 @@ def test_the_wheel_installs_without_extras_and_checks_a_file(built: tuple[Path, 
     )
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
 
-    assert (done.returncode, done.stderr) == (0, "2 records in 1 files: no findings\n")
+    assert (done.returncode, done.stderr) == (0, "2 records in 1 file: no findings\n")
     assert "torch" not in listed
     assert "phi3v" in listed

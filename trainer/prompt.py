@@ -35,7 +35,8 @@ def segments(record: Conversation, *, answered: bool = True) -> list[Segment]:
         answered: with the last answer, for training; without it the text ends where the model must answer.
 
     Raises:
-        RecordError: an answer is missing, a text holds a control token, or the tags do not name each image once.
+        RecordError: an answer is missing, a text is blank or holds a control token, or the tags do not name each image
+            once.
     """
     _refuse(record, answered=answered)
     merged: list[Segment] = []
@@ -79,6 +80,8 @@ def _refuse(record: Conversation, *, answered: bool) -> None:
     for number, turn in enumerate(record.turns, 1):
         if turn.assistant is None and (answered or number < len(record.turns)):
             raise RecordError(f"turn {number} of record {record.id!r} has no 'assistant'")
+        if not turn.user.strip() or (turn.assistant is not None and not turn.assistant.strip()):
+            raise RecordError(f"turn {number} of record {record.id!r} has a text that is nothing but white space")
         untagged = [text for text in (record.system, turn.assistant, *turn.answers) if text is not None]
         tokens = [CONTROL_TOKEN.search(text) for text in (turn.user, *untagged)]
         tokens += [IMAGE_TAG.search(text) for text in untagged]

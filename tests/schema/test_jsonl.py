@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from phi3v.schema.jsonl import atomic_write, line_offsets, read_line_at, read_lines
+from phi3v.schema.jsonl import atomic_write, line_offsets, read_block, read_blocks, read_line_at, read_lines, spans
 
 
 def test_lines_have_numbers_and_offsets(tmp_path: Path) -> None:
@@ -52,3 +54,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: type[BaseExce
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+LINES = st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"\n", b"")), max_size=12)
+
+
+@given(LINES, st.booleans(), st.integers(1, 20))
+def test_blocks_and_spans_hold_each_line_once(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], ended: bool, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("spans") / "a.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n" * (ended and bool(lines)))
+    expected = [line + b"\n" for line in path.read_bytes().split(b"\n")]
+    expected[-1] = expected[-1].removesuffix(b"\n")
+    expected = [line for line in expected if line]
+
+    blocks = list(read_blocks(path, size=size))
+    parts = [list(read_blocks(path, span, size=size)) for span in spans(path, size)]
+
+    assert [line for block in blocks for line in block.lines] == expected
+    assert [line for part in parts for block in part for line in block.lines] == expected
+    numbers = [block.number + index for block in blocks for index in range(len(block.lines))]
+    assert numbers == list(range(1, len(expected) + 1))
+    for block in blocks + [block for part in parts for block in part]:
+        assert read_block(path, block.offset, len(block.lines)) == block.lines
+
+
+def test_a_line_may_be_longer_than_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * 10_000_000 + b"\ny\n")
+
+    assert [len(line) for block in read_blocks(path) for line in block.lines] == [10_000_001, 2]
+    assert len(list(spans(path, 4096))) == 2

@@ -31,9 +31,22 @@ def test_the_column_is_where_the_value_starts(value: Any, indent: int | None, as
     columns = Columns(text)
     for path, expected in every_path(value):
         start = columns.of(path) - 1
-        found, _ = json.JSONDecoder().raw_decode(text, start)
+        found, end = json.JSONDecoder().raw_decode(text, start)
+        assert columns.span(path) == (start + 1, end + 1)
         assert found == expected
         assert type(found) is type(expected)
+
+
+@given(VALUES)
+def test_every_key_is_told_from_left_to_right(value: Any) -> None:
+    text = json.dumps(value)
+
+    keys = Columns(text).keys
+
+    assert {path for path, _ in keys} == {path for path, _ in every_path(value) if path and isinstance(path[-1], str)}
+    assert [column for _, column in keys] == sorted(column for _, column in keys)
+    for path, column in keys:
+        assert json.JSONDecoder().raw_decode(text, column - 1)[0] == path[-1]
 
 
 def test_a_missing_key_is_at_its_object() -> None:

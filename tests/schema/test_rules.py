@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from phi3v.schema.rules import breaches
+from phi3v.schema.rules import breaches, doubts, is_listed
 
 
 def record(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def test_tags_that_name_each_image_once_or_not_at_all(turns: list[dict[str, Any]
     ("turns", "message"),
     [
         ([turn("<|image_1|>Q")], "'<|image_1|>' but the record has 0 images"),
-        ([turn("<|image_0|>Q", 1)], "'<|image_0|>' but the record has 1 images"),
+        ([turn("<|image_0|>Q", 1)], "'<|image_0|>' but the record has 1 image"),
         ([turn("<|image_1|><|image_1|>Q", 1)], "'<|image_1|>' stands twice"),
         ([turn("<|image_1|>Q", 2)], "image 2 of 2 has no tag, though others have one"),
         ([turn("<|image_1|>Q", 1), turn("Q", 1)], "image 2 of 2 has no tag, though others have one"),
@@ -68,3 +68,38 @@ def test_control_tokens_are_found_in_every_text(text: str) -> None:
 
 def test_metadata_is_free() -> None:
     assert list(breaches(record(turn("Q"), metadata={"text": "<|end|>"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "right"),
+    [
+        ("Which of the following classes: A, B?", "C", True),  # no list that is announced as one
+        ("Name one of the following classes: A, B.", "B", True),
+        ("Name one of the following classes: A, B.", "B.", False),
+        ("Name one of the following classes: A, B", "C", False),
+        ("Name one of the following animals: A, B, or C. Be brief.", "C", True),
+        ("Name one of the following animals: A, B and C.\nBe brief, C, please.", "please", False),
+        ("Name one of the following: A, B", "C", True),
+        ("Name one of the following classes: A.", "C", True),  # one name is no list
+        ("Name one of the following classes: New York, Rome", "New York", True),
+    ],
+)
+def test_an_answer_outside_of_the_listed_classes(question: str, answer: str, right: bool) -> None:
+    found = list(doubts(record({"user": question, "assistant": answer})))
+
+    assert [breach.code for breach in found] == ([] if right else ["answer-not-listed"])
+    assert is_listed(question, answer) is right
+
+
+def test_an_answer_in_another_case_is_told_the_right_one() -> None:
+    (breach,) = doubts(record({"user": "one of the following classes: Boat, Car.", "assistant": "car "}))
+
+    assert breach.message == "'car ' is none of the classes that the question lists; 'Car' is"
+    assert breach.path == ("conversations", 0, "assistant")
+
+
+@pytest.mark.parametrize("text", [" ", "\n\t", "\u3000", "\x85"])
+def test_blank_texts(text: str) -> None:
+    paths = [breach.path[-1] for breach in breaches(record({"user": text, "assistant": text, "answers": [text]}))]
+
+    assert paths == ["user", "assistant"]

@@ -86,7 +86,7 @@ def test_a_record_without_an_answer_is_told_by_line(write: Callable[..., Path], 
     open_record = Conversation(id="open", source="s", turns=(Turn(user="Q"),))
     path.write_text(path.read_text() + open_record.to_line())
 
-    with pytest.raises(UserError, match=rf"a_{role}.jsonl:3: no 'assistant' in the last turn"):
+    with pytest.raises(UserError, match=rf"a_{role}.jsonl:3:49: unanswered: .*no 'assistant'"):
         find_files(tmp_path)
 
 

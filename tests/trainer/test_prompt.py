@@ -54,7 +54,7 @@ def test_turns_share_one_numbering_and_one_end_of_text() -> None:
     )
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1).filter(str.strip)
 TURNS = st.lists(
     st.builds(Turn, user=TEXT, assistant=TEXT, images=st.lists(st.just("i"), max_size=2).map(tuple)),
     min_size=1,

@@ -1,0 +1,174 @@
+"""Whether a block of lines leaves anything to say at all: a few passes in C and Rust over all of it at once.
+
+Nearly every line of a data set is right, so a check costs what it takes to see that. What does not pass here is
+looked at line by line, and only then in words. The gate may refuse a line that is right; it never passes a wrong one.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from phi3v.schema.keys import count_keys, may_repeat_keys
+from phi3v.schema.rules import CLASS_LIST_START, image_tags, is_listed
+from phi3v.schema.tokens import CONTROL_TOKEN_PATTERN, IMAGE_TAG
+
+Record = dict[str, Any]
+
+# In the raw text: what a path must hold that is empty, absolute, has an empty part, . or .., besides the backslash of a
+# control character. Two searches, and written out: so many pairs of letters are searched for at gigabytes a second.
+_PATH_DOUBTS = (r'//|"/|/"|""', r'/\./|/\.\./|"\./|"\.\./|/\."|/\.\."|"\."|"\.\."')
+# What is no path, as the schema has it, but without looking ahead: ten times as fast.
+_NO_PATH = r"[\\\x00-\x1f]|//|^/|/$|(^|/)\.{1,2}(/|$)"
+_TEXT_DOUBT = rf"{CONTROL_TOKEN_PATTERN}|\\u00[2-7]"  # a control token, or a letter of one written as an escape
+_TURNS, _USER = itemgetter("conversations"), itemgetter("user")
+_MOST_ANSWERS = 10_000  # (question, answer) pairs that are remembered as right
+
+
+@cache
+def schema_text() -> str:
+    """Return the published JSON Schema of a record."""
+    return (files("phi3v.schema") / "conversation.schema.json").read_text(encoding="utf-8")
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Keep the garbage collector from walking over records that all live: a third of the time it takes to read them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _searcher(pattern: str) -> Callable[[str], bool]:
+    """Return a search through a block in microseconds: the regex engine under the validator, without backtracking."""
+    return jsonschema_rs.Draft202012Validator(
+        {"pattern": pattern}, pattern_options=jsonschema_rs.RegexOptions()
+    ).is_valid
+
+
+@cache
+def _records_gate(*, paths: bool) -> Callable[[object], bool]:
+    """Return a validator of a list of records; without `paths`, an image's path only has to be a text."""
+    schema = json.loads(schema_text())
+    definitions = schema.pop("$defs")
+    own = {"minLength": 1, "not": {"pattern": _NO_PATH}} if paths else {}
+    definitions["image"] = {"type": "string", **own}
+    del schema["$id"]  # else "#/$defs" would be looked for inside of it
+    return jsonschema_rs.Draft202012Validator({"type": "array", "items": schema, "$defs": definitions}).is_valid
+
+
+def fits_schema(record: object) -> bool:
+    """Return whether a parsed line is a record, as far as the JSON Schema can tell."""
+    return _records_gate(paths=True)([record])
+
+
+class Gate:
+    """Passes blocks of lines that leave nothing to say.
+
+    Args:
+        answered: whether every last turn must have its answer.
+    """
+
+    def __init__(self, *, answered: bool) -> None:
+        self._answered = answered
+        self._any_path = _records_gate(paths=False)
+        self._all = _records_gate(paths=True)
+        self._path_doubts = [_searcher(pattern) for pattern in _PATH_DOUBTS]
+        self._text_doubt = _searcher(_TEXT_DOUBT)
+        self._lists_classes = _searcher(CLASS_LIST_START)
+        self._listed: set[tuple[str, str]] = set()
+
+    def records(self, lines: list[bytes]) -> list[Record] | None:
+        """Return the records of some lines, or None if there may be something to say about one of them."""
+        try:
+            text = b"".join(lines).decode()
+            records: list[Record] = list(map(orjson.loads, lines))
+        except ValueError:  # not UTF-8, or not JSON
+            return None
+        doubtful = "\\" in text or any(doubt(text) for doubt in self._path_doubts)
+        fits = self._all if doubtful else self._any_path
+        good = fits(records) and not self._text_doubt(text) and self._obeys(text, records)
+        return records if good else None
+
+    def _obeys(self, text: str, records: list[Record]) -> bool:
+        """Return whether records that fit the schema, and hold no control token, are right in all else."""
+        turns = list(chain.from_iterable(map(_TURNS, records)))
+        questions = list(map(_USER, turns))
+        answers = [turn["assistant"] for turn in turns if "assistant" in turn]
+        if questions.count(questions[0]) == len(questions):  # one question for all, as about the clips of a video set
+            asked, pairs = questions[:1], {(questions[0], answer) for answer in set(answers)}
+        else:
+            asked, pairs = questions, {(turn["user"], turn["assistant"]) for turn in turns if "assistant" in turn}
+        colons = text.count(":") - "".join(asked).count(":") * (len(questions) // len(asked))
+        in_records = sum(map(len, records))
+        keys = in_records + sum(map(len, turns))
+        if in_records > 3 * len(records):  # more than id, source and conversations
+            keys += _keys_in_metadata(text, records, turns)
+        return (
+            all(map(str.strip, asked))
+            and all(map(str.strip, answers))
+            # Each key has its colon: what is left of all colons without those in questions is an upper bound of the
+            # keys, and mostly their number. That is cheaper than to look at what stands before each colon.
+            and (colons == keys or not may_repeat_keys(text, keys))
+            and (len(answers) == len(turns) or self._may_be_open(records))
+            and ("<" not in text or _tags_fit(records, turns, answers))
+            and (not self._lists_classes(text) or self._are_listed(pairs))
+        )
+
+    def _may_be_open(self, records: list[Record]) -> bool:
+        return not self._answered and all(
+            "assistant" in turn for record in records for turn in record["conversations"][:-1]
+        )
+
+    def _are_listed(self, pairs: set[tuple[str, str]]) -> bool:
+        if not all(is_listed(*pair) for pair in pairs - self._listed):
+            return False
+        if len(self._listed) > _MOST_ANSWERS:
+            self._listed.clear()
+        self._listed |= pairs
+        return True
+
+
+def _keys_in_metadata(text: str, records: list[Record], turns: list[Record]) -> int:
+    metadata = [record["metadata"] for record in records if "metadata" in record]
+    keys = sum(map(len, metadata))
+    if text.count("{") > len(records) + len(turns) + len(metadata):  # a brace in a text, or an object in an object
+        keys += sum(count_keys(list(fields.values())) for fields in metadata)
+    return keys
+
+
+def _tags_fit(records: list[Record], turns: list[Record], answers: list[str]) -> bool:
+    """Return whether the tags of each record name its images once, or there is none, and none stands but in `user`."""
+    others = [record["system"] for record in records if "system" in record]
+    others += [answer for turn in turns if "answers" in turn for answer in turn["answers"]]
+    if "<|image_" in "\n".join(answers) or "<|image_" in "\n".join(others):
+        return False
+    if len(turns) > len(records):
+        return not any(next(image_tags(record), None) for record in records)
+    named = [(IMAGE_TAG.findall(turn["user"]), len(turn.get("images", ()))) for turn in turns]
+    return all(not tags or (len(tags) == images and _NUMBERS[images].issuperset(tags)) for tags, images in named)
+
+
+class _Numbers(dict[int, frozenset[str]]):
+    """The tags' numbers that a record with so many images has."""
+
+    def __missing__(self, images: int) -> frozenset[str]:
+        numbers = self[images] = frozenset(map(str, range(1, images + 1)))
+        return numbers
+
+
+_NUMBERS = _Numbers()

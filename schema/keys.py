@@ -1,0 +1,75 @@
+"""Keys that stand twice in one object, which every parser passes over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+
+from phi3v.schema.locate import Columns, Path
+
+# A blank between a key and its colon: in such a line `":` does not count the keys.
+_PARTED = jsonschema_rs.Draft202012Validator(
+    {"pattern": r'"[ \t\r]+:'}, pattern_options=jsonschema_rs.RegexOptions()
+).is_valid
+
+
+def count_keys(value: Any) -> int:
+    """Return how many keys all the objects in a parsed value have."""
+    keys, rest = 0, [value]
+    while rest:  # no recursion: a parser takes more levels than Python has frames
+        inner = rest.pop()
+        if isinstance(inner, dict):
+            keys += len(inner)
+            rest.extend(inner.values())
+        elif isinstance(inner, list):
+            rest.extend(inner)
+    return keys
+
+
+def may_repeat_keys(text: str, keys: int) -> bool:
+    """Return False only if no object of some JSON documents names a key twice.
+
+    Every key is followed by `":`, unless there is a blank between; a parser keeps one key of several alike. So equal
+    numbers mean that none was dropped. They also differ if a string begins with a colon, or holds a quote before one.
+
+    Args:
+        text: one or more documents.
+        keys: how many keys a parser kept.
+    """
+    return text.count('":') != keys or _PARTED(text)
+
+
+class _RepeatedError(Exception):
+    """An object names a key twice."""
+
+
+def repeated_keys(text: str) -> Iterator[tuple[Path, int]]:
+    """Yield the path of each key that stood before in its object, and the 1-based column of the later one.
+
+    What lies inside the object of such a key is passed over.
+
+    Args:
+        text: one valid JSON document.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_refuse_repeated)
+    except (_RepeatedError, ValueError, RecursionError):  # ValueError: a number of thousands of digits
+        pass
+    else:
+        return
+    seen: set[Path] = set()
+    repeated: set[Path] = set()
+    for path, column in Columns(text).keys:
+        if path not in seen:
+            seen.add(path)
+        elif not any(path[:length] in repeated for length in range(1, len(path))):
+            repeated.add(path)
+            yield path, column
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise _RepeatedError
