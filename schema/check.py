@@ -42,8 +42,9 @@ def jsonl_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    # Hidden ones are files that a writer has not finished.
-    found = sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
+    # Hidden ones are files that a writer has not finished; rejected.jsonl is a converter's ledger of failures.
+    names = (path for path in folder.glob("*.jsonl") if not path.name.startswith(".") and path.name != "rejected.jsonl")
+    found = sorted(path for path in names if path.is_file())
     if not found:
         raise UserError("no .jsonl file in this folder", where=folder, fix="convert first: phi3v-data convert --help")
     return found

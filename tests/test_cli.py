@@ -76,8 +76,8 @@ def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path:
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
-        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records",
-        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records",
+        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records (Archery 1)",
+        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records (Archery 1)",
         f"check it with: phi3v-data validate {tmp_path / 'out'}",
     ]
     assert (validated.returncode, validated.stdout, validated.stderr) == (0, "", "2 records in 2 files: no findings\n")
@@ -217,7 +217,7 @@ def test_an_interrupted_conversion_leaves_no_jsonl(fixtures: Path, tmp_path: Pat
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted"
     assert "Traceback" not in stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".convert", "images"]
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_traceback(fixtures: Path) -> None:

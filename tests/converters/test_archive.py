@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3v.converters.archive import unpack_tar
+from phi3v.converters.archive import unpack
 from phi3v.schema import UserError
 
 
@@ -28,7 +28,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 def test_files_are_unpacked(tmp_path: Path) -> None:
     made = archive(tmp_path / "a.tar.gz", member("top", tarfile.DIRTYPE), member("top/b/c.avi"), member("./d.avi"))
 
-    unpack_tar(made, tmp_path / "out")
+    unpack(made, tmp_path / "out")
 
     assert (tmp_path / "out/top/b/c.avi").read_bytes() == b"data"
     assert (tmp_path / "out/d.avi").read_bytes() == b"data"
@@ -39,7 +39,7 @@ def test_a_name_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None
     made = archive(tmp_path / "a.tar.gz", member(name))
 
     with pytest.raises(UserError, match="leads outside"):
-        unpack_tar(made, tmp_path / "out")
+        unpack(made, tmp_path / "out")
 
     assert not (tmp_path / "evil").exists()
 
@@ -53,7 +53,7 @@ def test_links_and_devices_are_left_out(tmp_path: Path) -> None:
         member("file"),
     )
 
-    unpack_tar(made, tmp_path / "out")
+    unpack(made, tmp_path / "out")
 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
 
@@ -61,7 +61,7 @@ def test_links_and_devices_are_left_out(tmp_path: Path) -> None:
 def test_a_file_below_a_link_does_not_follow_it(tmp_path: Path) -> None:
     made = archive(tmp_path / "a.tar.gz", member("link", tarfile.SYMTYPE, str(tmp_path)), member("link/evil"))
 
-    unpack_tar(made, tmp_path / "out")
+    unpack(made, tmp_path / "out")
 
     assert not (tmp_path / "evil").exists()
     assert (tmp_path / "out/link/evil").exists()
@@ -73,7 +73,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path, content: bytes | None) -> No
     (tmp_path / "a.tar.gz").write_bytes(whole[:-20] if content is None else content)
 
     with pytest.raises(UserError, match="cannot unpack it"):
-        unpack_tar(tmp_path / "a.tar.gz", tmp_path / "out")
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
 
 
 def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     for place in range(100, len(whole) - 8, 997):
         (tmp_path / "a.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         with pytest.raises(UserError, match="cannot unpack it"):
-            unpack_tar(tmp_path / "a.tar.gz", tmp_path / "out")
+            unpack(tmp_path / "a.tar.gz", tmp_path / f"out{place}")

@@ -1,6 +1,9 @@
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,10 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi3v.converters.video import frame_indices, read_frames
+from phi3v.converters.sampling import Sampling
+from phi3v.converters.video import Decode, read_frames
 from phi3v.schema import UserError
 
 DrawClip = Callable[..., Path]
+
+
+def frames_of(path: Path, count: int, *, decode: Decode = "needed") -> list[np.ndarray]:
+    return read_frames(path, Sampling(count=count), decode=decode).frames
+
+
+def frame_indices(total: int, count: int) -> list[int]:
+    return Sampling(count=count).pick([Fraction(number) for number in range(total)])
 
 
 def numbers(frames: list[np.ndarray]) -> list[int]:
@@ -40,7 +52,7 @@ def test_indices_by_hand() -> None:
 def test_the_frames_are_those_of_the_indices(draw_clip: DrawClip, tmp_path: Path) -> None:
     clip = draw_clip(tmp_path / "a.avi", 12)
 
-    frames = read_frames(clip, 8)
+    frames = frames_of(clip, 8)
 
     assert numbers(frames) == [0, 1, 3, 4, 6, 7, 9, 10]
     assert frames[0].shape == (24, 32, 3)
@@ -48,7 +60,7 @@ def test_the_frames_are_those_of_the_indices(draw_clip: DrawClip, tmp_path: Path
 
 
 def test_a_short_clip_gives_each_frame_once(draw_clip: DrawClip, tmp_path: Path) -> None:
-    assert numbers(read_frames(draw_clip(tmp_path / "a.avi", 3), 8)) == [0, 1, 2]
+    assert numbers(frames_of(draw_clip(tmp_path / "a.avi", 3), 8)) == [0, 1, 2]
 
 
 def test_colours_are_in_opencvs_order(tmp_path: Path) -> None:
@@ -60,7 +72,7 @@ def test_colours_are_in_opencvs_order(tmp_path: Path) -> None:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(red, format="bgr24")))
         container.mux(stream.encode())
 
-    blue, _, red_again = read_frames(tmp_path / "a.avi", 1)[0].reshape(-1, 3).mean(axis=0)
+    blue, _, red_again = frames_of(tmp_path / "a.avi", 1)[0].reshape(-1, 3).mean(axis=0)
 
     assert red_again > 200 > 50 > blue
 
@@ -76,7 +88,7 @@ def test_frames_that_decode_are_counted_not_believed(draw_clip: DrawClip, tmp_pa
         decoded = sum(1 for _ in container.decode(video=0))
     assert 8 < decoded < announced == 24
 
-    assert numbers(read_frames(clip, 8)) == frame_indices(decoded, 8)
+    assert numbers(frames_of(clip, 8)) == frame_indices(decoded, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"This is no video at all.", b"RIFF\0\0\0\0AVI LIST"])
@@ -84,7 +96,7 @@ def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.avi").write_bytes(content)
 
     with pytest.raises(UserError) as caught:
-        read_frames(tmp_path / "a.avi", 8)
+        frames_of(tmp_path / "a.avi", 8)
 
     assert caught.value.where == tmp_path / "a.avi"
     assert "cannot decode" in caught.value.what
@@ -99,7 +111,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         container.mux(stream.encode(sound))
 
     with pytest.raises(UserError, match="no video stream"):
-        read_frames(tmp_path / "a.wav", 8)
+        frames_of(tmp_path / "a.wav", 8)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
 )
 def test_real_broken_clips_are_named(shared: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_frames(shared / "realdata" / "malformed_video" / name, 8)
+        frames_of(shared / "realdata" / "malformed_video" / name, 8)
 
 
 def test_a_real_clip_cut_in_half_is_sampled_from_what_is_left(shared: Path) -> None:
@@ -123,7 +135,7 @@ def test_a_real_clip_cut_in_half_is_sampled_from_what_is_left(shared: Path) -> N
         plain = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     assert len(plain) == 121
 
-    frames = read_frames(clip, 8)
+    frames = frames_of(clip, 8)
 
     assert all(np.array_equal(frame, plain[number * 121 // 8]) for number, frame in enumerate(frames))
 
@@ -134,7 +146,7 @@ def test_a_name_with_a_colon_is_no_protocol(
     draw_clip(tmp_path / "2024:clips" / "a.avi", 2)
     monkeypatch.chdir(tmp_path)
 
-    assert numbers(read_frames(Path("2024:clips/a.avi"), 8)) == [0, 1]
+    assert numbers(frames_of(Path("2024:clips/a.avi"), 8)) == [0, 1]
 
 
 def test_a_title_in_an_old_encoding_is_no_obstacle(tmp_path: Path) -> None:
@@ -148,4 +160,4 @@ def test_a_title_in_an_old_encoding_is_no_obstacle(tmp_path: Path) -> None:
     assert content.count(b"cafe") == 1
     (tmp_path / "a.avi").write_bytes(content.replace(b"cafe", "café".encode("latin-1")))
 
-    assert len(read_frames(tmp_path / "a.avi", 8)) == 1
+    assert len(frames_of(tmp_path / "a.avi", 8)) == 1
