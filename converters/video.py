@@ -194,12 +194,12 @@ def _decode_stretches(path: Path, promise: _Promise, indices: Collection[int]) -
     if not promise.announced:
         last = promise.key_before(promise.times[-1])
         missing |= {time for time in promise.times if time >= promise.packets[last].time}
-    taken = {}
+    taken, pictures = {}, _Pictures()
     try:
         for frame in _frames_of_stretches(path, promise, missing):
             missing.discard(frame.pts)
             if frame.pts in wanted:
-                taken[wanted[frame.pts]] = _picture(frame)
+                taken[wanted[frame.pts]] = pictures.of(frame)
     except (av.FFmpegError, SourceError):
         return None  # the whole way says how far it comes
     return None if missing else taken
@@ -234,14 +234,14 @@ def _decode_whole(
     import av
 
     wanted = set(indices)
-    taken = {}
+    taken, pictures = {}, _Pictures()
     times: list[int | None] = []
     with _opened(path) as (container, stream):
         try:
             for index, frame in enumerate(container.decode(stream)):
                 times.append(frame.pts)
                 if index in wanted:
-                    taken[index] = _picture(frame)
+                    taken[index] = pictures.of(frame)
         except av.FFmpegError as error:
             seen = f"after {len(times)} of {promise.announced} announced frames " if promise.announced else ""
             what = f"cannot decode this video {seen}({error.strerror})"
@@ -274,9 +274,21 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise SourceError("no-video", what, where=path, fix="fetch it again, or remove it") from error
 
 
-def _picture(frame: VideoFrame) -> NDArray[np.uint8]:
-    import numpy as np
+class _Pictures:
+    """Turns decoded frames into arrays.
 
-    array = np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
-    quarters = round(frame.rotation / 90)  # counter-clockwise
-    return np.ascontiguousarray(np.rot90(array, quarters)) if quarters else array
+    One reformatter for all of a video's frames, and no threads of its own: setting them up for each frame takes longer
+    than the conversion.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def of(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        import numpy as np
+
+        array = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+        quarters = round(frame.rotation / 90)  # counter-clockwise
+        return np.ascontiguousarray(np.rot90(array, quarters), dtype=np.uint8)
