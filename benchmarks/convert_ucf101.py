@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,12 +42,14 @@ def main() -> None:
             source = Path(folder) / name
             clips = [draw(source / f"v_Drawn_g{n + 8:02}_c01.avi", seed=n, interval=interval) for n in range(6)]
             check_equal(clips[0])
-            ratios[name] = compare(lambda clips=clips: recipe(clips, folder), lambda clips=clips: ours(clips, folder), arguments.rounds)
+            ratios[name] = compare(
+                lambda clips=clips: recipe(clips, folder), lambda clips=clips: ours(clips, folder), arguments.rounds
+            )
             print(f"{name}: {ratios[name]} times as fast as the recipe's way")
         source = Path(folder) / "many"
         for number in range(arguments.clips):
             draw(source / "train" / "Drawn" / f"{number:03}.avi", seed=number, interval=12, frames=10 * FRAMES)
-        one, two = (lambda jobs=jobs: whole(source, Path(folder) / "out", jobs) for jobs in (1, 2))
+        one, two = (partial(whole, source, Path(folder) / "out", jobs) for jobs in (1, 2))
         ratios["two_jobs"] = compare(one, two, max(2, arguments.rounds // 2))
         print(f"two jobs: {ratios['two_jobs']} times as fast as one")
     print(json.dumps(ratios))
@@ -84,9 +87,7 @@ def recipe_frames(clip: Path) -> list[np.ndarray]:
     with av.open(str(clip)) as container:
         total = container.streams.video[0].frames
         wanted = set(np.arange(0, total, total / COUNT).astype(int))
-        return [
-            frame.to_ndarray(format="rgb24") for i, frame in enumerate(container.decode(video=0)) if i in wanted
-        ]
+        return [frame.to_ndarray(format="rgb24") for i, frame in enumerate(container.decode(video=0)) if i in wanted]
 
 
 def ours(clips: list[Path], folder: str) -> None:

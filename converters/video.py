@@ -5,8 +5,8 @@ Two ways lead to the frames:
 
 - Whole: decode everything in order, and sample from the frames that came out.
 - Stretches: where there are as many packets as announced, with display times and key frames, decode from the key
-  frame before each wanted frame up to it; without an announced number the end is decoded, too. What does not come
-  out as the packets promised leads back to the whole way, so that the frames equal those of a sequential decode.
+  frame before each wanted frame up to it, and the last stretch to its end. What does not come out as the packets
+  promised leads back to the whole way, so that the frames equal those of a sequential decode.
 
 Not covered: damage inside a stretch that no wanted frame needs; `decode="all"` looks there, too.
 """
@@ -190,10 +190,8 @@ def _decode_stretches(path: Path, promise: _Promise, indices: Collection[int]) -
     import av
 
     wanted = {promise.times[index]: index for index in indices}
-    missing = set(wanted)
-    if not promise.announced:
-        last = promise.key_before(promise.times[-1])
-        missing |= {time for time in promise.times if time >= promise.packets[last].time}
+    last = promise.packets[promise.key_before(promise.times[-1])].time
+    missing = wanted.keys() | {time for time in promise.times if time >= last}
     taken, pictures = {}, _Pictures()
     try:
         for frame in _frames_of_stretches(path, promise, missing):
