@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -250,24 +251,15 @@ def test_only_the_needed_stretches_are_decoded(tmp_path: Path, monkeypatch: pyte
     assert len(decoded) == 1 + 7 + 1 + 7 + 12
 
 
-def test_key_frames_that_are_none_lead_back_to_the_whole_way(tmp_path: Path) -> None:
-    """A Matroska file that calls every frame one."""
-    true = textured(tmp_path / "true.mkv", "libx264", 61, g="100", bf="0")
-    clip = tmp_path / "false.mkv"
-    with av.open(str(true)) as source, av.open(str(clip), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.is_keyframe = True
-                packet.stream = stream
-                target.mux(packet)
-    with av.open(str(clip)) as container:
-        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+def test_key_frames_that_are_none_are_noticed(tmp_path: Path) -> None:
+    from phi3v.converters import video
 
-    sampled = read_frames(clip, Sampling(count=7))
+    clip = textured(tmp_path / "a.mp4", "libx264", 61, g="100", bf="0")
+    promise = video._read_promise(clip)
+    false = replace(promise, packets=tuple(packet._replace(is_key=True) for packet in promise.packets))
 
-    expected = plain(clip)
-    assert all(np.array_equal(f, expected[i]) for i, f in zip(sampled.indices, sampled.frames, strict=True))
+    assert video._decode_stretches(clip, promise, [0, 30, 50])
+    assert video._decode_stretches(clip, false, [0, 30, 50]) is None  # the whole way follows
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 16, 64])
