@@ -6,6 +6,7 @@ What a worker does to itself (it dies, it hangs) costs the item that it worked o
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,7 +19,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi3v.schema import UserError
-from phi3v.schema.errors import require
+from phi3v.schema.errors import first_line, require
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -27,6 +28,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 IN_FLIGHT = 4  # items a worker: enough that none waits, few enough that memory stays flat
+REACH = 10.0  # seconds to reach a cluster
 RESTARTS = 3  # of a whole pool, without a result in between
 
 
@@ -75,28 +77,46 @@ def ray_map(
     Args:
         work: as in `ordered_map`; the package that it is from must be installed on each node.
         items: as there.
-        address: the cluster's; None takes the one that Ray finds, else starts one on this machine.
+        address: the cluster's; None takes the one that Ray finds on this machine.
         time_limit: as there.
 
     Raises:
         UserError: Ray is not installed, or the cluster cannot be reached.
     """
-    require("ray", "ray")
+    require("ray", "ray", "pebble")
     import ray
 
-    try:
-        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        fix = "start one with `ray start --head`, or give its --ray_address"
-        raise UserError(f"no Ray cluster at {address!r} ({error})", fix=fix) from error
+    _connect(address)
     # -1: only the loss of a node ends a task early, and that is to be repeated however often it happens.
     task = ray.remote(max_retries=-1, num_cpus=1)(_guarded)
     shared: Any = ray.put((work, time_limit))
     slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
     try:
-        yield from _in_order(lambda item: task.remote(shared, item), ray.get, items, ahead=IN_FLIGHT * slots)
+        yield from _in_order(lambda item: task.remote(shared, item), _ray_result, items, ahead=IN_FLIGHT * slots)
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    try:
+        if address and ":" in address:  # Ray itself tries for many minutes
+            host, _, port = address.rpartition("//")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=REACH).close()
+        ray.init(address=address or "auto", log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        fix = "start one with `ray start --head`, or give its --ray_address"
+        raise UserError(f"no Ray cluster at {address or 'hand'} ({first_line(error)})", fix=fix) from error
+
+
+def _ray_result(started: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(started)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def _in_order(

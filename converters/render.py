@@ -39,7 +39,7 @@ def render_item(workshop: Workshop, job: tuple[int, Item]) -> Entry:
     """Render item `job[1]`, which is number `job[0]` of the plan.
 
     Raises:
-        OSError: its images cannot be written, which is no fault of the item.
+        UserError: its images cannot be written, which is no fault of the item.
     """
     index, item = job
     try:
@@ -118,5 +118,14 @@ def _stored_source(path: Path, src_dir: Path) -> Stored:
 
 
 def _stage(path: Path, name: str, data: bytes) -> Stored:
-    path.write_bytes(data)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise unwritable(path.parents[2], error) from error
     return Stored(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def unwritable(out_dir: Path, error: OSError) -> UserError:
+    """Return what ends a run whose output cannot be written."""
+    fix = "free some space, or choose another --out_dir; the same command goes on where it stopped"
+    return UserError(f"cannot write here ({error.strerror or error})", where=out_dir, fix=fix)

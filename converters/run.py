@@ -29,7 +29,7 @@ class Run:
 
     jobs: Annotated[int, "Worker processes. 1 works in this process, where no time limit holds."] = 1
     engine: Annotated[Literal["local", "ray"], "Where items are rendered: here, or on a Ray cluster."] = "local"
-    ray_address: Annotated[str | None, "The Ray cluster's address. [default: the one that Ray finds]"] = None
+    ray_address: Annotated[str | None, "The Ray cluster's address. [default: the one that runs on this machine]"] = None
     on_error: Annotated[Literal["fail", "skip"], "At a bad item: stop, or write it to rejected.jsonl and go on."] = (
         "fail"
     )

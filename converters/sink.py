@@ -20,7 +20,7 @@ import orjson
 from phi3v.converters.finish import data_files, write_last_files
 from phi3v.converters.journal import Converted, Entry, Journal, Rejected, Stored
 from phi3v.converters.manifest import CARD, IMAGES, MANIFEST, WORK, differences, read_manifest, read_sums
-from phi3v.converters.render import digest
+from phi3v.converters.render import digest, unwritable
 from phi3v.schema import UserError
 from phi3v.schema.jsonl import atomic_write
 
@@ -208,9 +208,7 @@ class Sink:
         try:
             yield
         except OSError as error:
-            fix = "free some space, or choose another --out_dir; the same command goes on where it stopped"
-            what = f"cannot write here ({error.strerror or error})"
-            raise UserError(what, where=self._out_dir, fix=fix) from error
+            raise unwritable(self._out_dir, error) from error
 
 
 def _images(entry: Entry) -> tuple[Stored, ...]:

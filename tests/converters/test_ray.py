@@ -90,7 +90,7 @@ def test_a_cluster_that_is_not_there_is_told(
     )  # fmt: skip
 
     assert done.returncode == 2, done.stderr
-    assert "error: no Ray cluster at '127.0.0.1:9'" in done.stderr
+    assert "error: no Ray cluster at 127.0.0.1:9 ([Errno 111] Connection refused)" in done.stderr
     assert "--ray_address" in done.stderr
 
 
