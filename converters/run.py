@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,9 @@ class Run:
             raise UserError("--retry_failed goes on, --overwrite starts anew", fix="leave one of them out")
 
 
+DEFAULTS = Run()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """The first event of a conversion.
@@ -59,7 +62,10 @@ class Planned:
     kept: int
 
 
-def convert(name: str, options: Any, *, out_dir: Path, run: Run = Run()) -> Iterator[Planned | Entry]:  # frozen
+Events = Generator[Planned | Entry, None, None]
+
+
+def convert(name: str, options: Any, *, out_dir: Path, run: Run = DEFAULTS) -> Events:
     """Convert a data set, yielding `Planned`, then what became of each item that this run did, in order.
 
     A run that fails, is stopped or killed goes on when it is started again with the same options, and ends with

@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(
     options = faults.Options(src_dir=tmp_path / "src")
     run = convert("faults", options, out_dir=tmp_path / "out")
     list(itertools.islice(run, 1 + after))
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert not list((tmp_path / "out").glob("*.jsonl"))
 
     first, *rest = convert("faults", options, out_dir=tmp_path / "out")
@@ -122,7 +122,7 @@ def test_overwriting_a_stopped_run_removes_its_images(
 ) -> None:
     stopped = convert("faults", faults.Options(src_dir=tmp_path / "src", images=5), out_dir=tmp_path / "out")
     list(itertools.islice(stopped, 9))
-    stopped.close()  # type: ignore[attr-defined]
+    stopped.close()
 
     list(convert("faults", faults.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out", run=Run(overwrite=True)))
 
@@ -236,7 +236,7 @@ def test_a_retry_that_is_stopped_goes_on_too(faults: Any, write_texts: Write, tm
     list(convert("faults", options, out_dir=tmp_path / "clean"))
     stopped = convert("faults", options, out_dir=tmp_path / "out", run=Run(retry_failed=True))
     list(itertools.islice(stopped, 2))
-    stopped.close()  # type: ignore[attr-defined]
+    stopped.close()
 
     first, *rest = convert("faults", options, out_dir=tmp_path / "out")
 
