@@ -290,11 +290,10 @@ def verify(folder: Path) -> None:
     for difference in differences(folder):
         click.echo(f"{difference.state}: {folder / difference.name}")
         count += 1
-    click.echo(
-        f"{count} files differ from {folder / 'manifest.json'}" if count else "all files are as written", err=True
-    )
     if count:
+        click.echo(f"{count} files are not as {folder / 'manifest.json'} has them", err=True)
         raise click.exceptions.Exit(FINDINGS)
+    click.echo("all files are as written", err=True)
 
 
 @data.command()

@@ -13,30 +13,27 @@ Not covered: damage inside a stretch that no wanted frame needs; `decode="all"` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.images import MAX_PIXELS
+from phi3v.converters.packets import Promise, Stretch, read_promise
 from phi3v.converters.sampling import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
-    from av import VideoFrame, VideoStream
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
     from numpy.typing import NDArray
 
 Decode = Literal["needed", "all"]
 
-# Codecs whose packets are one picture each, and whose key frames start anew.
-SEEKABLE = {"mpeg4", "h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mjpeg"}
-# Xvid writes packets of 1 to 8 bytes for "the picture before, once more" and for pictures it has already sent.
-SMALLEST_PACKET = 10
+WORTHWHILE = 0.7  # of the packets: to decode more in stretches costs more than to decode all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,162 +68,92 @@ def read_frames(path: Path, sampling: Sampling, *, decode: Decode = "needed") ->
         SourceError: not a video, no video stream, no frame, too large, damaged before its end, or shorter than
             `sampling` accepts.
     """
-    promise = _read_promise(path)
-    seconds, taken = promise.seconds, None
-    if decode == "needed" and promise.is_seekable:
-        taken = _decode_stretches(path, promise, sampling.pick(seconds))
-    if taken is None:
-        taken, seconds = _decode_whole(path, promise, sampling.pick(seconds))
-        if (wanted := sampling.pick(seconds)) != sorted(taken):
-            # Other frames came out than were promised. Rare: a second pass keeps memory flat.
-            taken, _ = _decode_whole(path, promise, wanted)
+    with _opened(path) as (container, stream):
+        promise = read_promise(container, stream)
+        feed = _Feed(stream, promise.kept) if promise.kept else None
+        taken, seconds = _decode(path, promise, sampling, feed, decode=decode)
+    if (wanted := sampling.pick(seconds)) != sorted(taken):
+        # Other frames came out than were promised. Rare: a second pass keeps memory flat.
+        taken, _ = _decode_whole(path, promise, wanted, None)
     if not seconds:
         raise SourceError("no-frames", "no frame of this video decodes", where=path, fix="fetch it again, or remove it")
     if sampling.rejects(len(seconds)):
         what = f"{len(seconds)} frames, fewer than the {sampling.count} to take"
         raise SourceError("too-short", what, where=path, fix="lower --num_frames, or choose another --short")
-    indices = sampling.pick(seconds)
     return Sampled(
-        frames=[taken[index] for index in indices],
-        indices=indices,
-        seconds=[float(seconds[index]) for index in indices],
+        frames=[taken[index] for index in wanted],
+        indices=wanted,
+        seconds=[float(seconds[index]) for index in wanted],
         total=len(seconds),
         announced=promise.announced,
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- packets
+class _Feed(NamedTuple):
+    """A stream whose decoder has seen nothing yet, and its packets."""
+
+    stream: VideoStream
+    packets: Iterable[Packet[VideoStream]]
 
 
-class _Packet(NamedTuple):
-    """A picture that is not decoded: its display time, and whether decoding can start with it."""
-
-    time: int
-    is_key: bool
-
-
-@dataclass(frozen=True)
-class _Promise:
-    """What a file says of its pictures before one is decoded.
-
-    Attributes:
-        announced: the frames of the header; 0 if it does not say.
-        unit: seconds of a unit of time.
-        rate: frames a second.
-        packets: in the order of decoding; none where they cannot be relied on.
-    """
-
-    announced: int
-    unit: Fraction
-    rate: Fraction
-    packets: tuple[_Packet, ...] = ()
-
-    @property
-    def is_seekable(self) -> bool:
-        return bool(self.packets)
-
-    @cached_property
-    def times(self) -> list[int]:
-        """Display times in display order."""
-        return sorted(packet.time for packet in self.packets)
-
-    @cached_property
-    def seconds(self) -> list[Fraction]:
-        """When each frame is shown."""
-        if self.packets:
-            return [(time - self.times[0]) * self.unit for time in self.times]
-        return [index / self.rate for index in range(self.announced)]
-
-    def key_before(self, time: int) -> int:
-        """Return the number of the packet to start with for the frame of this time.
-
-        Not simply the key frame before: pictures that are decoded after a key frame and shown before it ("leading")
-        may refer to what was before the key frame.
-        """
-        place = self._places[time]
-        return next(n for n in range(place, -1, -1) if self.packets[n].is_key and self.packets[n].time <= time)
-
-    @cached_property
-    def _places(self) -> dict[int, int]:
-        return {packet.time: number for number, packet in enumerate(self.packets)}
+def _decode(
+    path: Path, promise: Promise, sampling: Sampling, feed: _Feed | None, *, decode: Decode
+) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
+    """Decode as little as is safe; return the frames that the promise lets want, and when each frame is shown."""
+    wanted = sampling.pick(promise.seconds)
+    if decode == "needed" and promise.pictures:
+        stretches = promise.stretches(wanted)
+        if sum(stretch.last - stretch.first + 1 for stretch in stretches) < WORTHWHILE * len(promise.pictures):
+            taken = _decode_stretches(path, promise, wanted, feed)
+            if taken is not None:
+                return taken, promise.seconds
+            feed = None  # its decoder has seen something
+    return _decode_whole(path, promise, wanted, feed)
 
 
-def _read_promise(path: Path) -> _Promise:
-    with _opened(path) as (container, stream):
-        if stream.width * stream.height > MAX_PIXELS:
-            what = f"{stream.width} x {stream.height} pixels a frame, more than {MAX_PIXELS}"
-            raise SourceError("too-large", what, where=path, fix="scale it down first")
-        return _Promise(
-            announced=stream.frames,
-            unit=stream.time_base or Fraction(1),
-            rate=stream.average_rate or Fraction(1),
-            packets=_packets(container, stream),
-        )
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> tuple[_Packet, ...]:
-    """Read all packets; return none where frames cannot be told from them."""
-    context = stream.codec_context
-    # AVI knows no display times, so that only streams without reordered pictures have true ones.
-    if context.name not in SEEKABLE or (context.has_b_frames and container.format.name == "avi"):
-        return ()
-    packets = []
-    for packet in container.demux(stream):
-        if packet.size:  # the last one is empty: it asks the decoder for what it still holds
-            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
-                return ()
-            packets.append(_Packet(packet.pts, packet.is_keyframe))
-    times = {packet.time for packet in packets}
-    if not packets or len(times) < len(packets) or len(packets) != (stream.frames or len(packets)):
-        return ()
-    return tuple(packets) if packets[0].is_key and packets[0].time == min(times) else ()
-
-
-# ---------------------------------------------------------------------------------------------------------- decoding
-
-
-def _decode_stretches(path: Path, promise: _Promise, indices: Collection[int]) -> dict[int, NDArray[np.uint8]] | None:
+def _decode_stretches(
+    path: Path, promise: Promise, indices: Collection[int], feed: _Feed | None
+) -> dict[int, NDArray[np.uint8]] | None:
     """Decode what the wanted frames need; return them by index, or None where something else came out."""
     import av
 
+    stretches = promise.stretches(indices)
     wanted = {promise.times[index]: index for index in indices}
-    last = promise.packets[promise.key_before(promise.times[-1])].time
-    missing = wanted.keys() | {time for time in promise.times if time >= last}
+    missing = set().union(*(stretch.times for stretch in stretches))
+    keys = {promise.pictures[stretch.first].time for stretch in stretches}
     taken, pictures = {}, _Pictures()
     try:
-        for frame in _frames_of_stretches(path, promise, missing):
-            missing.discard(frame.pts)
-            if frame.pts in wanted:
-                taken[wanted[frame.pts]] = pictures.of(frame)
+        with _fed(path, feed) as (stream, packets):
+            for frame in _frames_of_stretches(stream, packets, stretches):
+                if frame.is_corrupt or (frame.pts in keys and not frame.key_frame):
+                    return None
+                missing.discard(frame.pts)
+                if frame.pts in wanted:
+                    taken[wanted[frame.pts]] = pictures.of(frame)
     except (av.FFmpegError, SourceError):
         return None  # the whole way says how far it comes
     return None if missing else taken
 
 
-def _frames_of_stretches(path: Path, promise: _Promise, times: Collection[int]) -> Iterator[VideoFrame]:
-    """Yield the frames of these times and whatever has to be decoded with them; ends early at a false key frame."""
-    stretches: dict[int, set[int]] = {}
-    for time in times:
-        stretches.setdefault(promise.key_before(time), set()).add(time)
-    keys = {promise.packets[number].time for number in stretches}
+def _frames_of_stretches(
+    stream: VideoStream, packets: Iterable[Packet[VideoStream]], stretches: Sequence[Stretch]
+) -> Iterator[VideoFrame]:
+    """Yield the frames of the stretches, and whatever the decoder gives with them."""
+    starts = {stretch.first: stretch.times for stretch in stretches}
     awaited: set[int] = set()
-    with _opened(path) as (container, stream):
-        for number, packet in enumerate(container.demux(stream)):
-            if number in stretches:
-                if not awaited:
-                    stream.codec_context.flush_buffers()
-                awaited |= stretches[number]
+    for number, packet in enumerate(packets):
+        if number in starts:
             if not awaited:
-                continue
+                stream.codec_context.flush_buffers()
+            awaited |= starts[number]
+        if awaited:
             for frame in packet.decode():
-                if frame.is_corrupt or (frame.pts in keys and not frame.key_frame):
-                    return
                 awaited.discard(frame.pts)
                 yield frame
 
 
 def _decode_whole(
-    path: Path, promise: _Promise, indices: Collection[int]
+    path: Path, promise: Promise, indices: Collection[int], feed: _Feed | None
 ) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
     """Decode every frame; return the wanted ones by index, and when each frame is shown."""
     import av
@@ -234,9 +161,9 @@ def _decode_whole(
     wanted = set(indices)
     taken, pictures = {}, _Pictures()
     times: list[int | None] = []
-    with _opened(path) as (container, stream):
+    with _fed(path, feed) as (_, packets):
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(frame for packet in packets for frame in packet.decode()):
                 times.append(frame.pts)
                 if index in wanted:
                     taken[index] = pictures.of(frame)
@@ -252,6 +179,16 @@ def _decode_whole(
 
 
 @contextmanager
+def _fed(path: Path, feed: _Feed | None) -> Iterator[_Feed]:
+    """Return what is at hand, or open the file again."""
+    if feed:
+        yield feed
+        return
+    with _opened(path) as (container, stream):
+        yield _Feed(stream, container.demux(stream))
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video; errors on the way name the file."""
     import av
@@ -262,6 +199,9 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not container.streams.video:
                 raise SourceError("no-video", "no video stream in this file", where=path, fix="remove the file")
             stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                what = f"{stream.width} x {stream.height} pixels a frame, more than {MAX_PIXELS}"
+                raise SourceError("too-large", what, where=path, fix="scale it down first")
             stream.codec_context.thread_count = 1  # the processes are the threads
             yield container, stream
     except PermissionError as error:

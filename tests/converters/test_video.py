@@ -252,14 +252,25 @@ def test_only_the_needed_stretches_are_decoded(tmp_path: Path, monkeypatch: pyte
 
 
 def test_key_frames_that_are_none_are_noticed(tmp_path: Path) -> None:
-    from phi3v.converters import video
+    from phi3v.converters import packets, video
 
     clip = textured(tmp_path / "a.mp4", "libx264", 61, g="100", bf="0")
-    promise = video._read_promise(clip)
-    false = replace(promise, packets=tuple(packet._replace(is_key=True) for packet in promise.packets))
+    with av.open(str(clip)) as container:
+        promise = packets.read_promise(container, container.streams.video[0])
+    false = replace(promise, pictures=tuple(picture._replace(is_key=True) for picture in promise.pictures))
 
-    assert video._decode_stretches(clip, promise, [0, 30, 50])
-    assert video._decode_stretches(clip, false, [0, 30, 50]) is None  # the whole way follows
+    assert video._decode_stretches(clip, promise, [0, 30, 50], None)
+    assert video._decode_stretches(clip, false, [0, 30, 50], None) is None  # the whole way follows
+
+
+def test_a_large_file_is_read_again_instead_of_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phi3v.converters.packets.KEPT_BYTES", 100)
+    clip = textured(tmp_path / "a.mp4", "libx264", 61, g="12", bf="2")
+    expected = plain(clip)
+
+    sampled = read_frames(clip, Sampling(count=3))
+
+    assert all(np.array_equal(f, expected[i]) for i, f in zip(sampled.indices, sampled.frames, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 16, 64])
