@@ -11,8 +11,7 @@ import errno
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import getdoc
 from pathlib import Path
@@ -25,6 +24,7 @@ from phi3v.schema.errors import UserError, require
 
 FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SECONDS_BETWEEN_LINES = 5.0
+CLASSES_SHOWN = 8  # of a split, in a summary
 
 # --out-dir is taken for --out_dir.
 SETTINGS: dict[str, Any] = {
@@ -109,21 +109,33 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what = what
         self._done = 0
+        self._from = (0, 0.0)
         self._last = 0.0
         self._bar: Any = None
 
-    def show(self, done: int, total: int | None = None) -> None:
-        """Say that `done` are done, of `total` if it is known."""
+    def show(self, done: int, total: int | None = None, *, failed: int = 0) -> None:
+        """Say that `done` are done, of `total` if it is known, and how many of them failed."""
         if self._done == 0 or done < self._done:
-            self._start(total)
+            self._start(done, total)
         self._done = done
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done, state=self._state(total, failed))
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            click.echo(f"{self._what}: {done}{f' of {total}' if total else ''}", err=True)
+            of = f" of {total}" if total else ""
+            click.echo(f"{self._what}: {done}{of}, {self._state(total, failed)}", err=True)
         if done == total:
             self.stop()
+
+    def _state(self, total: int | None, failed: int) -> str:
+        """Return the pace since the first count, the time left, and the failures."""
+        first, start = self._from
+        rate = (self._done - first) / max(time.monotonic() - start, 1e-9)
+        parts = [f"{rate:.1f}/s"]
+        if total and rate:
+            minutes, seconds = divmod(round((total - self._done) / rate), 60)
+            parts.append(f"{minutes}:{seconds:02} left")
+        return ", ".join([*parts, *([f"{failed} failed"] if failed else [])])
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -131,17 +143,23 @@ class Progress:
             self._bar.stop()
         self._bar, self._done = None, 0
 
-    def _start(self, total: int | None) -> None:
+    def _start(self, done: int, total: int | None) -> None:
         self._last = time.monotonic()
+        self._from = (done, self._last)
         if not sys.stderr.isatty():
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-        self._bar.add_task(self._what, total=total)
+        self._bar.add_task(self._what, total=total, completed=done, state="")
         self._bar.start()
 
     def __enter__(self) -> Progress:
@@ -171,52 +189,109 @@ class Converters(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the converters' names."""
-        from phi3v.converters.registry import CONVERTERS
+        from phi3v.converters.registry import names
 
-        return sorted(CONVERTERS)
+        return names()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the converters; one that cannot be imported says so, and harms no other."""
+        from phi3v.converters.registry import summary
+
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(name)) for name in self.list_commands(ctx)])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002  # click's signature
         """Return the command of a converter."""
+        from phi3v.converters import Run
         from phi3v.converters.registry import converter
 
         module = converter(cmd_name)
-        example = f"\b\nExample:\n  phi3v-data convert {cmd_name} --src_dir DIR --out_dir data"
-        own = [
-            click.Option(
-                ["--out_dir"], type=click.Path(path_type=Path), required=True, help="Where the records and images/ go."
-            ),
-            click.Option(["--overwrite"], is_flag=True, help="Replace an earlier conversion in --out_dir."),
-        ]
+        out_dir = click.Option(
+            ["--out_dir"], type=click.Path(path_type=Path), required=True, help="Where the records and images/ go."
+        )
+        how = options_of(Run)
+        for option in how:
+            if option.name == "jobs":  # of the command; a library starts no process that nobody asked for
+                option.default = len(os.sched_getaffinity(0))
 
-        def run(out_dir: Path, overwrite: bool, **options: Any) -> None:  # noqa: FBT001  # click passes by name
-            _convert(cmd_name, module.Options(**options), out_dir, overwrite=overwrite)
+        def run(out_dir: Path, **options: Any) -> None:
+            settings = Run(**{field.name: options.pop(field.name) for field in fields(Run)})
+            _convert(cmd_name, module.Options(**options), out_dir, settings)
 
         return click.Command(
             cmd_name,
             callback=run,
-            params=[*own, *options_of(module.Options)],
+            params=[out_dir, *options_of(module.Options), *how],
             help="\b\n" + (getdoc(module) or "").replace("\n\n", "\n\n\b\n"),  # \\b: keep the lines as they are
             short_help=module.SUMMARY,
-            epilog=example,
+            epilog=f"\b\nExample:\n  phi3v-data convert {cmd_name} --src_dir DIR --out_dir data",
         )
 
 
 @data.command(cls=Converters)
 def convert() -> None:
-    """Convert a data set to <out_dir>/<name>_{train,val,test}.jsonl and <out_dir>/images/."""
+    """Convert a data set to <out_dir>/<name>_{train,val,test}.jsonl and <out_dir>/images/.
+
+    A run that was stopped goes on with the same command.
+    """
 
 
-def _convert(name: str, options: Any, out_dir: Path, *, overwrite: bool) -> None:
-    from phi3v.converters import convert as records
+def _convert(name: str, options: Any, out_dir: Path, run: Any) -> None:
+    from phi3v.converters import Planned, Rejected
+    from phi3v.converters import convert as events
+    from phi3v.converters.manifest import read_manifest
 
-    counts: Counter[str] = Counter()
+    done, failed, total = 0, 0, None
     with Progress(f"converting {name}") as progress:
-        for record in records(name, options, out_dir=out_dir, overwrite=overwrite):
-            counts[record.id.split("-")[0]] += 1
-            progress.show(counts.total())
-    for split, count in counts.items():
-        click.echo(f"{out_dir / f'{name}_{split}.jsonl'}: {count} records")
-    click.echo(f"check it with: phi3v-data validate {out_dir}")
+        for event in events(name, options, out_dir=out_dir, run=run):
+            if isinstance(event, Planned):
+                done, total = event.kept, event.total
+                if done:
+                    click.echo(f"going on after {done} items of an earlier run", err=True)
+                continue
+            done += 1
+            failed += isinstance(event, Rejected)
+            progress.show(done, total, failed=failed)
+    for line in _summary(name, out_dir, read_manifest(out_dir)):
+        click.echo(line)
+
+
+def _summary(name: str, out_dir: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """Yield what a conversion left, by split and class, and where to look next."""
+    for split, count in manifest["records"].items():
+        classes = manifest["classes"].get(split, {})
+        shown = ", ".join(f"{label} {number}" for label, number in list(classes.items())[:CLASSES_SHOWN])
+        more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
+        yield f"{out_dir / f'{name}_{split}.jsonl'}: {count} records" + (f" ({shown}{more})" if classes else "")
+    if rejected := manifest["rejected"]["count"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in manifest["rejected"]["reasons"].items())
+        yield f"rejected: {rejected} ({reasons}); why: {out_dir / 'rejected.jsonl'}; once mended: --retry_failed"
+    if notes := manifest["notes"]:
+        yield f"noted: {len(notes)}, such as {notes[0]['source']}: {notes[0]['note']}; all: {out_dir / 'manifest.json'}"
+    yield f"check it with: phi3v-data validate {out_dir}"
+
+
+@data.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def verify(folder: Path) -> None:
+    """Check that a converted folder still holds what its manifest says.
+
+    Reads every file. Exits with 1 if one is changed, missing or extra.
+
+    \b
+    Example:
+      phi3v-data verify data
+    """
+    from phi3v.converters.manifest import verify as differences
+
+    count = 0
+    for difference in differences(folder):
+        click.echo(f"{difference.state}: {folder / difference.name}")
+        count += 1
+    if count:
+        click.echo(f"{count} files are not as {folder / 'manifest.json'} has them", err=True)
+        raise click.exceptions.Exit(FINDINGS)
+    click.echo("all files are as written", err=True)
 
 
 def _validate_command() -> click.Command:

@@ -15,19 +15,19 @@ Splits:  as the folders say; else by group (the g## in v_<Class>_g##_c##.avi), n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from phi3v.converters.archive import unpack_tar
-from phi3v.converters.base import SPLITS, Draft
+from phi3v.converters.archive import unpack
+from phi3v.converters.base import SPLITS, Draft, Item, SourceError
 from phi3v.converters.download import hub_file
 from phi3v.converters.images import encode_jpeg
+from phi3v.converters.sampling import Method, Sampling, Short
 from phi3v.converters.splits import validation_groups
 from phi3v.converters.ucf101_lists import CLASSES, Entry, read_lists
-from phi3v.converters.video import read_frames
+from phi3v.converters.video import Decode, read_frames
 from phi3v.schema import Turn, UserError
 
 SUMMARY = "UCF-101 action clips, as N frames and a class question"
@@ -48,19 +48,31 @@ class Options:
     split_lists: Annotated[Path | None, "Folder of the official trainlist0N.txt and testlist0N.txt."] = None
     split: Annotated[Literal["1", "2", "3"] | None, "Which of the official lists. [default: 1]"] = None
     val_fraction: Annotated[float, "Share of each class's training groups that becomes the validation split."] = 0.2
-    num_frames: Annotated[int, "Frames taken from each clip, at even distances."] = 8
+    num_frames: Annotated[int, "Frames taken from each clip; with --sampling fps the most that are taken."] = 8
+    sampling: Annotated[
+        Method, "At even distances from the first frame, the middles of equal segments, or --fps frames a second."
+    ] = "even"
+    fps: Annotated[float, "Frames a second, for --sampling fps."] = 1.0
+    short: Annotated[
+        Short, "A clip of fewer than --num_frames frames: take each once, take some again, or reject it."
+    ] = "fewer"
+    decode: Annotated[
+        Decode, "Decode what the wanted frames need, or all of a clip, which finds damage in between, too."
+    ] = "needed"
+    incomplete: Annotated[
+        Literal["use", "reject"], "A clip with fewer frames than its header announces: sample what there is, or reject."
+    ] = "use"
+    frame_metadata: Annotated[bool, "Write the frames' indices and seconds to metadata."] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
+class Clip(Item):
     """One item of the plan."""
 
-    index: int
     path: Path
-    split: str
     label: str
     labels: tuple[str, ...]
-    num_frames: int
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +84,9 @@ class Found:
     split: str | None = None
 
 
-def plan(options: Options) -> Iterator[Clip]:
-    """Yield the clips by split, class and name, so that two runs number them alike."""
-    if options.num_frames < 1:
-        raise UserError(f"--num_frames {options.num_frames} takes no frame", fix="give 1 or more")
+def plan(options: Options) -> list[Clip]:
+    """Return the clips by split, class and name, so that two runs number them alike."""
+    _sampling(options)  # refuses what no clip can give
     if not 0 <= options.val_fraction < 1:
         raise UserError(f"--val_fraction {options.val_fraction} is not a share", fix="give 0 (none) or more, below 1")
     if options.split and not options.split_lists:
@@ -86,25 +97,41 @@ def plan(options: Options) -> Iterator[Clip]:
     labels = tuple(sorted({clip.label for clip in found}))
     ordered = sorted(found, key=lambda clip: (SPLITS.index(split_of[clip]), clip.label, clip.path.name))
     _refuse_shared_names(ordered, split_of)
-    for index, clip in enumerate(ordered):
-        yield Clip(
-            index=index,
-            path=clip.path,
+    assert options.src_dir is not None, "fetched before the plan"
+    return [
+        Clip(
             split=split_of[clip],
+            source=clip.path.relative_to(options.src_dir).as_posix(),
+            files=(clip.path,),
+            path=clip.path,
             label=clip.label,
             labels=labels,
-            num_frames=options.num_frames,
+            options=options,
         )
+        for clip in ordered
+    ]
 
 
 def render(clip: Clip) -> Draft:
     """Sample and encode one clip's frames."""
+    sampled = read_frames(clip.path, _sampling(clip.options), decode=clip.options.decode)
+    notes = []
+    if sampled.total < sampled.announced:
+        what = f"{sampled.total} of {sampled.announced} announced frames decode"
+        if clip.options.incomplete == "reject":
+            raise SourceError("incomplete", what, where=clip.path, fix="fetch it again, or give --incomplete use")
+        notes.append(what)
     stem = f"{clip.split}/{clip.label}/{clip.path.stem}"
-    frames = read_frames(clip.path, clip.num_frames)
-    images = {f"{stem}.{number}.jpg": encode_jpeg(frame) for number, frame in enumerate(frames)}
+    images = {f"{stem}.{number}.jpg": encode_jpeg(frame) for number, frame in enumerate(sampled.frames)}
     question = f"Classify the video into one of the following classes: {', '.join(clip.labels)}."
     turn = Turn(user=question, assistant=clip.label, images=tuple(images))
-    return Draft(id=f"{clip.split}-{clip.index:010d}", split=clip.split, turns=(turn,), images=images)
+    frames = {"frames": sampled.indices, "seconds": [round(second, 6) for second in sampled.seconds]}
+    metadata = frames if clip.options.frame_metadata else None
+    return Draft(turns=(turn,), images=images, label=clip.label, metadata=metadata, notes=tuple(notes))
+
+
+def _sampling(options: Options) -> Sampling:
+    return Sampling(count=options.num_frames, method=options.sampling, fps=options.fps, short=options.short)
 
 
 def fetch(options: Options, folder: Path) -> Options:
@@ -113,7 +140,7 @@ def fetch(options: Options, folder: Path) -> Options:
         raise UserError("--split_lists goes with a --src_dir; the subset has splits of its own", fix="leave it out")
     repo, name = SUBSET
     by_hand = f"download {name} of the data set {repo} elsewhere, unpack it, and give its folder as --src_dir"
-    unpack_tar(hub_file(repo, name, by_hand=by_hand), folder)
+    unpack(hub_file(repo, name, by_hand=by_hand), folder)
     return replace(options, src_dir=folder)
 
 

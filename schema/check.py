@@ -59,11 +59,11 @@ def jsonl_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    # Hidden ones are files that a writer has not finished.
+    # Hidden ones are files that a writer has not finished; the rejected ones are ledgers of failures.
     found = sorted(
         path
         for path in folder.glob("*.jsonl")
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REJECTED)
+        if path.is_file() and not path.name.startswith(".") and not f".{path.name}".endswith(REJECTED)
     )
     if not found:
         raise UserError("no .jsonl file in this folder", where=folder, fix="convert first: phi3v-data convert --help")

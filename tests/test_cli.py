@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,11 +77,95 @@ def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path:
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
-        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records",
-        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records",
+        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records (Archery 1)",
+        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records (Archery 1)",
         f"check it with: phi3v-data validate {tmp_path / 'out'}",
     ]
     assert (validated.returncode, validated.stdout, validated.stderr) == (0, "", "2 records in 2 files: no findings\n")
+
+
+def test_a_folder_is_verified_file_by_file(run: Run, clips: Path, tmp_path: Path) -> None:
+    run("phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out", "--num_frames", 2)
+    good = run("phi3v-data", "verify", tmp_path / "out")
+    pictures = sorted((tmp_path / "out/images").rglob("*.jpg"))
+    pictures[0].unlink()
+    pictures[1].write_bytes(b"changed")
+    (tmp_path / "out/new").touch()
+
+    bad = run("phi3v-data", "verify", tmp_path / "out")
+
+    assert (good.returncode, good.stdout, good.stderr) == (0, "", "all files are as written\n")
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines() == [
+        f"missing: {pictures[0]}",
+        f"changed: {pictures[1]}",
+        f"extra: {tmp_path / 'out/new'}",
+    ]
+    assert bad.stderr == f"3 files are not as {tmp_path / 'out/manifest.json'} has them\n"
+    one_clear_error(run("phi3v-data", "verify", tmp_path), "no manifest.json here", "--out_dir")
+
+
+def test_what_failed_is_counted_told_and_retried(run: Run, clips: Path, tmp_path: Path) -> None:
+    bad = clips / "train/Archery/bad.avi"
+    bad.write_bytes(b"no video")
+    command = ["phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out"]
+
+    skipped = run(*command, "--on_error", "skip")
+    again = run(*command, "--on_error", "skip")
+    shutil.copy(next(path for path in clips.rglob("*.avi") if path != bad), bad)
+    retried = run(*command, "--retry_failed")
+
+    ledger = tmp_path / "out/rejected.jsonl"
+    assert skipped.returncode == 0
+    assert f"rejected: 1 (no-video 1); why: {ledger}; once mended: --retry_failed" in skipped.stdout
+    assert again.stdout == skipped.stdout  # and nothing was done again
+    assert retried.returncode == 0, retried.stderr
+    assert "rejected" not in retried.stdout
+    assert "ucf101_train.jsonl: 2 records (Archery 2)" in retried.stdout
+    assert not ledger.exists()
+    assert not (tmp_path / "out/.convert").exists()
+
+
+def test_other_options_than_before_are_one_clear_error(run: Run, clips: Path, tmp_path: Path) -> None:
+    command = ["phi3v-data", "convert", "ucf101", "--src_dir", clips, "--out_dir", tmp_path / "out"]
+    run(*command, "--num_frames", 2)
+
+    refused = run(*command, "--num_frames", 3)
+    anew = run(*command, "--num_frames", 3, "--overwrite")
+
+    one_clear_error(refused, "other options (--num_frames: 2 before, 3 now)", "--overwrite")
+    assert anew.returncode == 0, anew.stderr
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 6
+
+
+def test_progress_shows_pace_time_left_and_failures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain lines, since nobody's terminal is here; the clock is ours."""
+    from phi3v import cli
+
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+
+    with cli.Progress("converting x") as progress:
+        progress.show(40, 100)  # 39 were done before
+        now[0] = 110.0
+        progress.show(60, 100, failed=3)
+
+    assert capsys.readouterr().err == "converting x: 60 of 100, 2.0/s, 0:20 left, 3 failed\n"
+
+
+def test_progress_on_a_terminal_is_a_bar(clips: Path, tmp_path: Path) -> None:
+    phi3v = Path(sys.executable).parent / "phi3v-data"
+    command = f"'{phi3v}' convert ucf101 --src_dir '{clips}' --out_dir '{tmp_path / 'out'}' --jobs 1"
+
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0
+    assert "converting ucf101" in done.stdout
+    assert "━" in done.stdout
+    assert "/s" in done.stdout
+    assert "ucf101_train.jsonl: 1 records" in done.stdout.replace("\r\n", "")
 
 
 def test_hyphens_are_taken_for_underscores(run: Run, clips: Path, tmp_path: Path) -> None:
@@ -218,7 +303,7 @@ def test_an_interrupted_conversion_leaves_no_jsonl(fixtures: Path, tmp_path: Pat
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted"
     assert "Traceback" not in stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".convert", "images"]
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_traceback(fixtures: Path) -> None:

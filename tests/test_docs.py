@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from phi3v.cli import data, model, train_command
+from phi3v.converters import Run
 from phi3v.converters.registry import CONVERTERS
 from phi3v.schema import CODES, Conversation
 from phi3v.schema.findings import codes_page
@@ -80,3 +82,28 @@ def test_the_page_on_validation_names_only_what_there_is() -> None:
 
 
 GROUPS = {code.split("-")[0] for code in CODES}
+
+
+def test_every_flag_of_converting_is_documented_and_exists() -> None:
+    text = (ROOT / "docs" / "converting.md").read_text()
+    known = {"--help"}
+    for name in CONVERTERS:
+        command = data.commands["convert"].get_command(None, name)  # type: ignore[attr-defined]
+        known |= {option for param in command.params for option in param.opts}
+
+    named = set(re.findall(r"(?<![\w-])--[a-z_]+", text))
+
+    assert named - {"--no"} <= known
+    assert {f"--{field.name}" for field in fields(Run)} <= named
+
+
+def test_every_reason_that_the_code_gives_is_documented() -> None:
+    text = (ROOT / "docs" / "converting.md").read_text()
+    given = set()
+    for path in (ROOT / "converters").glob("*.py"):
+        given |= set(re.findall(r'SourceError\(\s*"([a-z-]+)"|Lost\("([a-z-]+)"|reason="([a-z-]+)"', path.read_text()))
+
+    reasons = {part for groups in given for part in groups if part} | {"breaks-contract"}
+
+    assert len(reasons) > 10
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []

@@ -73,6 +73,6 @@ def test_converting_a_video_loads_no_torch(tmp_path: Path) -> None:
 from pathlib import Path
 from phi3v.converters import convert, ucf101
 options = ucf101.Options(src_dir=Path({str(ROOT / "fixtures" / "ucf101")!r}), num_frames=1)
-next(convert("ucf101", options, out_dir=Path({str(tmp_path)!r})))
+list(convert("ucf101", options, out_dir=Path({str(tmp_path)!r})))
 """
     assert not loaded_by(code) & {"torch", "transformers"}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from phi3v.converters import convert, ucf101
+from phi3v.converters import Converted, convert, ucf101
+from phi3v.converters.sampling import Sampling
 from phi3v.converters.ucf101_lists import CLASSES, read_lists
 from phi3v.schema import Conversation, UserError, check
 
@@ -49,6 +50,10 @@ def splits(**options: object) -> dict[str, list[str]]:
     return found
 
 
+def converted(options: ucf101.Options, out_dir: Path) -> list[Conversation]:
+    return [event.record for event in convert("ucf101", options, out_dir=out_dir) if isinstance(event, Converted)]
+
+
 def group_names(label: str, groups: Iterable[int]) -> list[str]:
     return [f"{label}/v_{label}_g{group:02d}_c01.avi" for group in groups]
 
@@ -59,7 +64,7 @@ def test_split_folders_are_taken_as_they_are(
     for name in ("val/Archery/v_Archery_g01_c01.avi", "train/Basketball/x.avi", "train/Archery/v_Archery_g09_c02.avi"):
         draw_clip(tmp_path / "src" / name)
 
-    records = list(convert("ucf101", ucf101.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out"))
+    records = converted(ucf101.Options(src_dir=tmp_path / "src"), tmp_path / "out")
 
     assert [record.id for record in records] == ["train-0000000000", "train-0000000001", "val-0000000002"]
     assert [record.turns[0].assistant for record in records] == ["Archery", "Basketball", "Archery"]
@@ -73,7 +78,11 @@ def test_split_folders_are_taken_as_they_are(
     jpegs = [(tmp_path / "out/images" / f"{stem}.{number}.jpg").read_bytes() for number in range(8)]
     assert [which_frame(jpeg) for jpeg in jpegs] == [0, 1, 3, 4, 6, 7, 9, 10]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
         "images",
+        "images.sha256",
+        "manifest.json",
+        "sources.sha256",
         "ucf101_train.jsonl",
         "ucf101_val.jsonl",
     ]
@@ -103,7 +112,7 @@ def test_two_runs_write_the_same_bytes(draw_clip: DrawClip, tmp_path: Path, monk
         for folder in (tmp_path / "a", tmp_path / "b")
     ]
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 5 * 3 + 3
+    assert len(contents[0]) == 5 * 3 + 7  # images; three JSONL files, card, manifest and two lists of checksums
 
 
 def test_without_lists_groups_1_to_7_are_the_test_set(touch_clips: Callable[..., Path]) -> None:
@@ -286,7 +295,7 @@ def test_a_broken_clip_stops_the_run_and_leaves_no_jsonl(draw_clip: DrawClip, tm
     with pytest.raises(UserError, match="b.avi: cannot decode this video"):
         list(convert("ucf101", ucf101.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out"))
 
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".convert", "images"]
 
 
 def test_memory_does_not_grow_with_the_number_of_clips(draw_clip: DrawClip, tmp_path: Path) -> None:
@@ -333,7 +342,7 @@ def test_real_clips_equal_a_plain_sequential_decode(shared: Path, tmp_path: Path
     source = shared / "realdata/ucf101"
     options = ucf101.Options(src_dir=source, split_lists=source / "ucfTrainTestlist")
 
-    records = list(convert("ucf101", options, out_dir=tmp_path))
+    records = converted(options, tmp_path)
 
     placed = {record.turns[0].assistant: record.id for record in records}
     assert placed == {"SoccerJuggling": "train-0000000000", "ApplyEyeMakeup": "test-0000000001"}
@@ -382,7 +391,7 @@ def test_the_bundled_clips_show_what_their_script_draws(fixtures: Path) -> None:
 
     for clip in sorted((fixtures / "ucf101").glob("*/*/*.avi")):
         drawn = list(script.frames(clip.parent.name, int(clip.stem.split("_g")[1][:2])))
-        found = read_frames(clip, len(drawn))
+        found = read_frames(clip, Sampling(count=len(drawn))).frames
         assert len(found) == len(drawn)
         error = [np.abs(one.astype(int) - other.astype(int)).mean() for one, other in zip(drawn, found, strict=True)]
         assert max(error) < 6, clip

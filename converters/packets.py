@@ -1,0 +1,116 @@
+"""What a video file promises before a picture is decoded: how many, when they show, where decoding can start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from av import Packet, VideoStream
+    from av.container import InputContainer
+
+# Codecs whose packets are one picture each, and whose key frames start anew.
+SEEKABLE = {"mpeg4", "h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mjpeg"}
+# Xvid writes packets of 1 to 8 bytes for "the picture before, once more" and for pictures it has already sent.
+SMALLEST_PACKET = 10
+KEPT_BYTES = 64_000_000  # of a file whose packets are kept, so that it is read once
+
+
+class Picture(NamedTuple):
+    """A picture that is not decoded: its display time, and whether decoding can start with it."""
+
+    time: int
+    is_key: bool
+
+
+class Stretch(NamedTuple):
+    """Packets from a key frame to the last one that is needed, by their numbers in the order of decoding."""
+
+    first: int
+    last: int
+    times: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a file says of its pictures.
+
+    Attributes:
+        announced: the frames of the header; 0 if it does not say.
+        unit: seconds of a unit of time.
+        rate: frames a second.
+        pictures: in the order of decoding; none where they cannot be relied on.
+        kept: the packets themselves, unless they are too large.
+    """
+
+    announced: int
+    unit: Fraction
+    rate: Fraction
+    pictures: tuple[Picture, ...] = ()
+    kept: tuple[Packet[VideoStream], ...] = ()
+
+    @cached_property
+    def times(self) -> list[int]:
+        """Display times in display order."""
+        return sorted(picture.time for picture in self.pictures)
+
+    @cached_property
+    def seconds(self) -> list[Fraction]:
+        """When each frame is shown."""
+        if self.pictures:
+            return [(time - self.times[0]) * self.unit for time in self.times]
+        return [index / self.rate for index in range(self.announced)]
+
+    def stretches(self, indices: Collection[int]) -> list[Stretch]:
+        """Return what to decode for these frames, in order; always with the video's end, where cuts show."""
+        places = {picture.time: number for number, picture in enumerate(self.pictures)}
+        end = self.pictures[self._key_before(places, self.times[-1])].time
+        needed: dict[int, set[int]] = {}
+        for time in {self.times[index] for index in indices} | {time for time in self.times if time >= end}:
+            needed.setdefault(self._key_before(places, time), set()).add(time)
+        return [
+            Stretch(first, max(places[time] for time in times), frozenset(times))
+            for first, times in sorted(needed.items())
+        ]
+
+    def _key_before(self, places: dict[int, int], time: int) -> int:
+        """Return the number of the packet to start with for the frame of this time.
+
+        Not simply the key frame before: pictures that are decoded after a key frame and shown before it ("leading")
+        may refer to what was before the key frame.
+        """
+        found = range(places[time], -1, -1)
+        return next(n for n in found if self.pictures[n].is_key and self.pictures[n].time <= time)
+
+
+def read_promise(container: InputContainer, stream: VideoStream) -> Promise:
+    """Read a stream's packets, from the container's beginning to its end, where they tell something."""
+    promise = Promise(
+        announced=stream.frames, unit=stream.time_base or Fraction(1), rate=stream.average_rate or Fraction(1)
+    )
+    context = stream.codec_context
+    # AVI knows no display times, so that only streams without reordered pictures have true ones.
+    if context.name not in SEEKABLE or (context.has_b_frames and container.format.name == "avi"):
+        return promise
+    keep = 0 < container.size <= KEPT_BYTES
+    pictures, kept = [], []
+    for packet in container.demux(stream):
+        if keep:
+            kept.append(packet)
+        if packet.size:  # the last one is empty: it asks the decoder for what it still holds
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
+                return promise
+            pictures.append(Picture(packet.pts, packet.is_keyframe))
+    return (
+        replace(promise, pictures=tuple(pictures), kept=tuple(kept)) if _agree(pictures, promise.announced) else promise
+    )
+
+
+def _agree(pictures: Sequence[Picture], announced: int) -> bool:
+    """Tell whether there are as many as announced, each with a time of its own, the first a key frame."""
+    times = {picture.time for picture in pictures}
+    whole = bool(pictures) and len(pictures) == len(times) == (announced or len(pictures))
+    return whole and pictures[0].is_key and pictures[0].time == min(times)
