@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +23,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 # Two workers on two cores: more threads only get into each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Whoever starts the tests in the background has Ctrl-C ignored, for them and for every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A test that forgets a local folder fails at once instead of asking the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -122,6 +126,19 @@ def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def damage() -> Callable[[Path], None]:
+    """Spoil a PNG's pixels: its header and its end are whole, so that only decoding it tells."""
+
+    def spoil(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        start = data.index(b"IDAT") + 4
+        data[start : start + 8] = b"no pixel"
+        path.write_bytes(data)
+
+    return spoil
 
 
 @pytest.fixture

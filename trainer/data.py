@@ -5,14 +5,17 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch.utils.data import Dataset
 
 from phi3v.schema import Checker, Conversation, RecordError, UserError
 from phi3v.schema.check import jsonl_files
 from phi3v.schema.jsonl import line_offsets, read_line_at, read_lines
+from phi3v.schema.options import Images
 from phi3v.trainer.encode import Encoder, Example
 
+Policy = Literal["fail", "skip"]
 ROLES = ("train", "val", "test")
 
 
@@ -24,10 +27,12 @@ class DataFiles:
     evaluation: list[Path]
 
 
-def find_files(data_dir: Path) -> DataFiles:
+def find_files(data_dir: Path, on_error: Policy = "fail") -> DataFiles:
     """Return the files to train on (`*_train.jsonl`) and to score on (`*_val.jsonl`, else a labelled `*_test.jsonl`).
 
-    Every record of them is checked: bad data must not surface in the middle of a run.
+    Every record of them is checked: bad data must not surface in the middle of a run. With `skip` the pictures of
+    training records are left to whoever reads them; those of evaluation are checked in any case, as scores over
+    different samples cannot be compared.
 
     Raises:
         UserError: no such folder, nothing to train on, a finding, or a training record without its answer.
@@ -40,18 +45,24 @@ def find_files(data_dir: Path) -> DataFiles:
         fix = "name the file to train on <source>_train.jsonl"
         raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
     evaluation = validation or test
-    check_files([path for path in train + evaluation if path.stat().st_size])  # an empty one is told when it is needed
+    check_files(_filled(train), "header" if on_error == "fail" else "none")
+    check_files(_filled(evaluation), "header")
     # An unlabelled test set is not for scoring.
-    return DataFiles(train, [path for path in evaluation if path.stat().st_size and first_open(path) is None])
+    return DataFiles(train, [path for path in _filled(evaluation) if first_open(path) is None])
 
 
-def check_files(paths: list[Path]) -> None:
+def _filled(paths: list[Path]) -> list[Path]:
+    """Return the files that are not empty; an empty one is told when it is needed."""
+    return [path for path in paths if path.stat().st_size]
+
+
+def check_files(paths: list[Path], images: Images = "header") -> None:
     """Check every record of some files.
 
     Raises:
         UserError: a check finds an error; the first is quoted. Warnings stop nothing.
     """
-    checker = Checker()
+    checker = Checker(images=images)
     for path in paths:
         for finding in checker.check(path):
             if finding.severity == "warning":

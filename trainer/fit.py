@@ -13,10 +13,8 @@ from typing import Literal, NamedTuple
 
 from phi3v.schema import Conversation, UserError
 from phi3v.schema.tokens import IMAGE_TAG, tag_number
-from phi3v.trainer.data import Records
+from phi3v.trainer.data import Policy, Records
 from phi3v.trainer.encode import Encoder, Example
-
-Policy = Literal["fail", "skip"]
 
 
 class Fit(NamedTuple):

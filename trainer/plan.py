@@ -67,7 +67,7 @@ def open_data(config: TrainConfig) -> Data:
     Raises:
         UserError: the data do not allow the run, or there is no such model.
     """
-    files = find_files(config.data_dir)
+    files = find_files(config.data_dir, config.on_error)
     records = Records(files.train)
     processor = load_processor(config.model_name_or_path)
     processor.image_processor.num_crops = config.num_crops or default_crops(records)

@@ -8,9 +8,9 @@ from torch.utils.data import Dataset
 
 from phi3v.schema import RecordError, UserError
 from phi3v.trainer.collate import collate, pack
-from phi3v.trainer.data import Records
+from phi3v.trainer.data import Policy, Records
 from phi3v.trainer.encode import Encoder, Example
-from phi3v.trainer.fit import Fits, Policy, encode
+from phi3v.trainer.fit import Fits, encode
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.steps import Step
 

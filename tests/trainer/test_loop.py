@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ def test_samples_that_do_not_fit_are_skipped_with_their_reason(data: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_breaks_later_is_left_out_and_told(data: Path, workers: int) -> None:
-    picture = data / "images/3.1.png"
-    picture.write_bytes(picture.read_bytes()[:-30])  # its header is whole
+def test_a_picture_that_breaks_later_is_left_out_and_told(
+    data: Path, workers: int, damage: Callable[[Path], None]
+) -> None:
+    damage(data / "images/3.1.png")
 
     out, events = run(data, num_workers=workers, on_error="skip")
 
@@ -114,6 +116,21 @@ def test_a_picture_that_breaks_later_is_left_out_and_told(data: Path, workers: i
     assert "cannot read this image of record 'm-3'" in entries["m-3"]["reason"]
     assert sum(entry["trained"] for entry in entries.values()) == 12
     assert any("1 pictures could not be read" in event.text for event in events if isinstance(event, Note))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_a_picture_that_is_none_is_left_out_from_the_start(data: Path, content: bytes | None) -> None:
+    picture = data / "images/3.1.png"
+    picture.unlink() if content is None else picture.write_bytes(content)
+
+    out, events = run(data, on_error="skip")
+
+    entry = next(entry for entry in ledger(out) if entry["id"] == "m-3")
+    assert (entry["trained"], entry["skipped"]) == (0, "image")
+    assert "3.1.png" in entry["reason"]
+    assert any("1 skipped" in event.text for event in events if isinstance(event, Note))
+    with pytest.raises(UserError, match=r"mixed_train.jsonl:4:\d+: image-"):
+        run(data, overwrite=True)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(data: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_finished_run_that_is_resumed_changes_nothing(data: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path) -> None:
+def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     subprocess.run(command(data, tmp_path / "run"), check=True, capture_output=True, env=ALONE)
     before = history(tmp_path / "run")
     (tmp_path / "run/trainer_state.json").unlink()
@@ -133,8 +133,7 @@ def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path) -> N
 
     left = Steps(range(14), [1] * 14, Batching(size=4), max_steps=STEPS, seed=42).samples(STEPS - 1)
     for number in set(range(14)) - set(left):
-        picture = data / f"images/{number}.png"
-        picture.write_bytes(picture.read_bytes()[:-30])  # its header is whole, its pixels are not
+        damage(data / f"images/{number}.png")
     resumed = command(data, tmp_path / "run", "--resume", str(tmp_path / f"run/checkpoint-{STEPS - 1}"))
     subprocess.run(resumed, check=True, capture_output=True, env=ALONE)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,13 +190,15 @@ def test_nothing_to_learn_is_refused(data: Path) -> None:
     open_record = Conversation(id="o", source="s", turns=(Turn(user="Q"),))
     (data / "colours_train.jsonl").write_text(open_record.to_line())
 
-    with pytest.raises(UserError, match="nothing to learn"):
+    with pytest.raises(UserError, match="unanswered: /conversations/0"):
         list(train(config(data)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_breaks_in_training_is_named_in_one_line(data: Path, workers: int) -> None:
-    (data / "images/train/3.0.png").write_bytes(b"no picture")
+def test_a_picture_that_breaks_in_training_is_named_in_one_line(
+    data: Path, workers: int, damage: Callable[[Path], None]
+) -> None:
+    damage(data / "images/train/3.0.png")
 
     with pytest.raises(UserError) as caught:
         list(train(config(data, num_workers=workers)))
