@@ -15,7 +15,7 @@ ifneq (3.81,$(firstword $(sort 3.81 $(MAKE_VERSION))))
 $(error GNU make 3.81 or newer is needed, this is "$(MAKE_VERSION)"; Debian: apt install make, macOS: xcode-select --install)
 endif
 
-.PHONY: demo test lint types compat clean FORCE
+.PHONY: demo test test_all lint types compat clean FORCE
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -23,6 +23,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# With the cases of which `make test` runs a covering set: an hour.
+test_all: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -m "" $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

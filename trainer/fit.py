@@ -5,6 +5,7 @@ Pictures are looked at by their headers only. A cut never goes through an image.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,6 +106,11 @@ class Fits:
     def kept(self) -> list[int]:
         """The numbers of the records that fit."""
         return [number for number in range(len(self)) if number not in self.skipped]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all of it: it changes when a picture gets another size."""
+        columns = (self.tokens, self.labelled, self.num_crops, self.dropped_turns, array("Q", self.skipped))
+        return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
     def measure(self, records: Records, encoder: Encoder, *, max_length: int, on_error: Policy) -> Iterator[int]:
         """Measure records one by one, yielding how many are done.

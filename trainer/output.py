@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ OUTPUTS = (
     "adapter_*",
     "checkpoint-*",
     "config.json",
+    "data.json",
     "environment.json",
     "eval_*.json",
     "generation_config.json",
@@ -35,6 +37,7 @@ FREE = {
     *("data_dir", "output_dir", "overwrite", "resume", "model_name_or_path", "tqdm", "num_workers", "logging_steps"),
     *("save_steps", "save_total_limit", "eval_batch_size", "report_to", "run_name"),
 }
+DATA = "data.json"
 PACKAGES = ("phi3v", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed", "flash-attn", "pillow")
 
 
@@ -62,10 +65,36 @@ def starting_point(config: TrainConfig) -> Path | None:
     return find(config.output_dir, config.resume)
 
 
-def make_folder(config: TrainConfig) -> None:
+def require_same_data(folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse to go on with other data than a run began with: its steps would hold other samples.
+
+    Args:
+        folder: of the run.
+        digests: as `Plan.digests` gives them.
+
+    Raises:
+        UserError: they differ; the message names the files.
+    """
+    path = folder / DATA
+    before = json.loads(path.read_bytes()) if path.exists() else digests
+    changed = sorted(name for name in before.keys() | digests.keys() if before.get(name) != digests.get(name))
+    if changed:
+        files = [name for name in changed if name != "samples"] or ["the sizes of pictures"]
+        fix = "bring back the data that it began with, or start anew with another --output_dir"
+        raise UserError(f"the data have changed since this run began: {', '.join(files)}", where=folder, fix=fix)
+
+
+def make_folder(config: TrainConfig, digests: Mapping[str, str]) -> None:
     """Make the output folder, rid of an earlier run's files: a stale adapter would be loaded in place of the model.
 
     Of the run that is gone on with only checkpoints go that are not whole.
+
+    Args:
+        config: of the run.
+        digests: of its data, kept for `require_same_data`.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
     anew = config.resume is None or not (config.output_dir / FILE_NAME).exists()
     try:
@@ -75,11 +104,26 @@ def make_folder(config: TrainConfig) -> None:
                 if anew or not whole(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         config.save(config.output_dir)
-        with atomic_write(config.output_dir / "environment.json") as file:
-            file.write((json.dumps(_environment(), indent=2) + "\n").encode())
+        _write(config.output_dir / "environment.json", _environment())
+        _write(config.output_dir / DATA, digests)
     except OSError as error:
         fix = "choose another --output_dir"
         raise UserError(f"cannot write here ({error.strerror})", where=config.output_dir, fix=fix) from error
+
+
+def write_metrics(folder: Path, trained: Mapping[str, float]) -> None:
+    """Write `metrics.json`: the Trainer's figures of a run, and its scores before and after."""
+    metrics = dict(trained)
+    for when in ("before", "after"):
+        path = folder / f"eval_{when}.json"
+        scores = json.loads(path.read_bytes()) if path.exists() else {}
+        metrics |= {f"{name}_{when}": score for name, score in scores.items() if isinstance(score, float)}
+    _write(folder / "metrics.json", metrics)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -36,6 +37,15 @@ class Plan:
     data: Data
     fits: Fits
     steps: Steps
+
+    def digests(self) -> dict[str, str]:
+        """Return what tells whether data are the same: SHA-256 of each file, and of how the samples fit."""
+        paths = [*self.data.records.paths, *(self.data.evaluation.paths if self.data.evaluation else ())]
+        found = {}
+        for path in paths:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found | {"samples": self.fits.digest()}
 
 
 def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]:

@@ -24,7 +24,7 @@ from phi3v.trainer.load import load_model, load_quantised
 from phi3v.trainer.loop import StepTrainer
 from phi3v.trainer.machine import Machine, accumulation, is_first_process, machine, processes
 from phi3v.trainer.model.attention import PACKED_SDPA
-from phi3v.trainer.output import make_folder, starting_point
+from phi3v.trainer.output import make_folder, require_same_data, starting_point, write_metrics
 from phi3v.trainer.plan import Plan, plan
 from phi3v.trainer.step_data import Failure, StepData
 
@@ -43,9 +43,12 @@ def train(config: TrainConfig) -> Iterator[Event]:
     checkpoint = starting_point(config)
     set_seed(config.seed)  # before the adapters are drawn
     run = yield from plan(config, computer)
+    digests = run.digests()
+    if checkpoint:
+        require_same_data(config.output_dir, digests)
     trainer = _trainer(config, run)
     if first:
-        make_folder(config)
+        make_folder(config, digests)
         yield from _describe(config, trainer.model, run)
         if checkpoint:
             trainer.failures = [Failure(*own) for own in (whole(checkpoint) or {})["failures"]]
@@ -54,7 +57,7 @@ def train(config: TrainConfig) -> Iterator[Event]:
     with on_sigterm() as asked:
         trainer.stop = asked
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise said_in_worker(error) from error
     failures = trainer.all_failures()
@@ -70,6 +73,7 @@ def train(config: TrainConfig) -> Iterator[Event]:
         yield Note(f"saved to {config.output_dir}")
         yield from _score(config, trainer, run, "after")
         _write_ledger(config, run, trainer.state.global_step, failures)
+        write_metrics(config.output_dir, done.metrics)
         if failures:
             yield Note(f"{len(failures)} pictures could not be read: see {config.output_dir / ledger.FILE_NAME}")
 

@@ -9,7 +9,9 @@ import pytest
 from phi3v.schema import UserError
 from phi3v.trainer.checkpoints import mark
 from phi3v.trainer.config import FILE_NAME, TrainConfig
-from phi3v.trainer.output import FREE, make_folder, starting_point
+from phi3v.trainer.output import FREE, make_folder, require_same_data, starting_point, write_metrics
+
+DIGESTS = {"a_train.jsonl": "01", "a_val.jsonl": "02", "samples": "03"}
 
 
 def config(folder: Path, **options: Any) -> TrainConfig:
@@ -20,7 +22,7 @@ def config(folder: Path, **options: Any) -> TrainConfig:
 def run(tmp_path: Path) -> Path:
     """A folder that a killed run left: a whole checkpoint and half of one, the score before, and a user's note."""
     config(tmp_path).output_dir.mkdir()
-    make_folder(config(tmp_path))
+    make_folder(config(tmp_path), DIGESTS)
     run = tmp_path / "run"
     for step in (5, 10):
         (run / f"checkpoint-{step}").mkdir()
@@ -40,10 +42,10 @@ def test_a_run_that_goes_on_keeps_what_is_whole(run: Path) -> None:
     settings = config(run.parent, resume="auto")
 
     assert starting_point(settings) == run / "checkpoint-5"
-    make_folder(settings)
+    make_folder(settings, DIGESTS)
 
     assert names(run) == {
-        *("adapter_model.safetensors", "checkpoint-5", "environment.json"),
+        *("adapter_model.safetensors", "checkpoint-5", "data.json", "environment.json"),
         *("eval_before.json", "notes.txt", FILE_NAME),
     }
 
@@ -52,9 +54,9 @@ def test_a_run_that_starts_anew_leaves_only_what_is_not_a_runs(run: Path) -> Non
     settings = config(run.parent, overwrite=True)
 
     assert starting_point(settings) is None
-    make_folder(settings)
+    make_folder(settings, DIGESTS)
 
-    assert names(run) == {"environment.json", "notes.txt", FILE_NAME}
+    assert names(run) == {"data.json", "environment.json", "notes.txt", FILE_NAME}
 
 
 def test_to_resume_where_nothing_is_starts_anew(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_to_resume_where_nothing_is_starts_anew(tmp_path: Path) -> None:
     (settings.output_dir / "eval_before.json").write_text("{}")
 
     assert starting_point(settings) is None
-    make_folder(settings)
+    make_folder(settings, DIGESTS)
 
     assert "eval_before.json" not in names(settings.output_dir)
 
@@ -92,6 +94,32 @@ def test_settings_that_change_nothing_may_change(run: Path) -> None:
     assert {*changes, "report_to", "run_name"} - {"more"} <= FREE
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"a_train.jsonl": "11"}, "a_train.jsonl"),
+        ({"a_train.jsonl": "11", "samples": "13"}, "a_train.jsonl"),
+        ({"b_train.jsonl": "04"}, "b_train.jsonl"),
+        ({"samples": "13"}, "the sizes of pictures"),
+    ],
+)
+def test_other_data_than_before_are_told(run: Path, changes: dict[str, str], told: str) -> None:
+    require_same_data(run, DIGESTS)
+
+    with pytest.raises(UserError, match=f"the data have changed since this run began: {told}\n"):
+        require_same_data(run, DIGESTS | changes)
+
+
+def test_the_metrics_hold_both_scores(run: Path) -> None:
+    (run / "eval_before.json").write_text('{"accuracy": 0.25, "answers_unique": []}')
+    (run / "eval_after.json").write_text('{"accuracy": 0.75, "answers_unique": []}')
+
+    write_metrics(run, {"train_loss": 0.5})
+
+    expected = {"train_loss": 0.5, "accuracy_before": 0.25, "accuracy_after": 0.75}
+    assert json.loads((run / "metrics.json").read_text()) == expected
+
+
 def test_the_environment_is_written_down(run: Path) -> None:
     import torch
 
@@ -105,4 +133,4 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
 
     with pytest.raises(UserError, match="run: cannot write here"):
-        make_folder(config(tmp_path))
+        make_folder(config(tmp_path), DIGESTS)

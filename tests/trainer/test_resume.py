@@ -138,6 +138,11 @@ def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path, dama
     subprocess.run(resumed, check=True, capture_output=True, env=ALONE)
 
     assert history(tmp_path / "run") == before
+    (records,) = data.glob("*_train.jsonl")
+    records.write_text("".join(reversed(records.read_text().splitlines(keepends=True))))
+    refused = subprocess.run(resumed, check=False, capture_output=True, text=True, env=ALONE)
+    assert refused.returncode == 2
+    assert "the data have changed since this run began: " in refused.stderr
 
 
 def checkpoint(folder: Path, step: int) -> Path:
