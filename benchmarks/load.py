@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from phi3v.schema import Conversation, Turn
@@ -60,16 +61,18 @@ def encoding(folder: Path, records: list[Conversation], crops: int) -> dict[str,
         for record in records:
             encoder(record)
 
-    sizes = [[(336 * w, 336 * h) for w, h in _grids(encoder, record)] for record in records]
+    sides = [_long_sides(encoder, record) for record in records]
 
     def pillow() -> None:
-        for record, own in zip(records, sizes, strict=True):
-            for name, size in zip(record.images, own, strict=True):
+        for record, own in zip(records, sides, strict=True):
+            for name, side in zip(record.images, own, strict=True):
                 with Image.open(folder / "images" / name) as picture:
+                    scale = side / max(picture.size)
+                    size = (int(picture.width * scale), int(picture.height * scale))
                     picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)
 
-    times = {work: [_seconds(work) for _ in range(1)] for work in (ours, pillow)}  # warm
-    times = {work: [] for work in times}
+    ours(), pillow()  # warm
+    times: dict[Callable[[], None], list[float]] = {ours: [], pillow: []}
     for _ in range(ROUNDS):
         for work, taken in times.items():
             taken.append(_seconds(work))
@@ -78,10 +81,11 @@ def encoding(folder: Path, records: list[Conversation], crops: int) -> dict[str,
     return {"samples_per_s_a_core": round(speed, 1), "over_pillow": round(ratio, 2)}
 
 
-def _grids(encoder: Encoder, record: Conversation) -> list[tuple[int, int]]:
+def _long_sides(encoder: Encoder, record: Conversation) -> list[int]:
+    """Return the pixels of the longer side that each image is resized to."""
     images = encoder(record).images
     assert images
-    return [(width // 336, height // 336) for height, width in images["image_sizes"].tolist()]
+    return images["image_sizes"].amax(dim=1).tolist()
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -123,6 +127,7 @@ def _objects(path: Path, count: int) -> list[Conversation]:
 
 def main() -> None:
     """Measure all, and print it."""
+    torch.set_num_threads(1)
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
