@@ -7,9 +7,15 @@ What is heavy is imported by the command that needs it, so that `--help` and a h
 
 from __future__ import annotations
 
+import signal
+import sys
+
+INTERRUPT = signal.getsignal(signal.SIGINT)
+if sys.argv[0].rpartition("/")[2].startswith("phi3v-"):  # this is the program, not a module of another one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the imports below take their time: no traceback
+
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
@@ -50,6 +56,7 @@ def model_main() -> NoReturn:
 
 
 def _run(command: click.Command) -> NoReturn:
+    signal.signal(signal.SIGINT, INTERRUPT)
     try:
         code = command.main(standalone_mode=False)
     except UserError as error:

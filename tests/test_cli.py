@@ -429,3 +429,14 @@ def test_bad_rows_are_set_aside(run: Run, fixtures: Path, tmp_path: Path) -> Non
 
 def test_options_that_make_no_sense_are_told(run: Run, tmp_path: Path) -> None:
     one_clear_error(run("phi3v-data", "validate", "--jobs", 0, tmp_path), "--jobs is 0")
+
+
+@pytest.mark.parametrize(("program", "silent"), [("phi3v-data", "True"), ("pytest", "False")])
+def test_an_interrupt_during_the_imports_is_no_traceback_of_ours_and_nobody_elses_business(
+    program: str, silent: str
+) -> None:
+    code = f"import signal, sys; sys.argv = ['/bin/{program}']; import phi3v.cli; print(signal.getsignal(2) is signal.SIG_DFL)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == silent

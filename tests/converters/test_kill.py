@@ -87,6 +87,24 @@ def test_a_run_that_is_asked_to_end_goes_on_later(
     assert tree(out) == tree(tmp_path / "clean")
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.1, 0.3, 0.6])
+def test_an_interrupt_while_workers_start_brings_no_traceback(
+    pause: float, write_texts: Callable[..., Path], tmp_path: Path, faults_environment: dict[str, str]
+) -> None:
+    """From a terminal it reaches them, too, in the middle of their imports."""
+    with start(write_texts(**TEXTS), tmp_path / "out", faults_environment) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(children.read_text().split()) < 2:
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in stderr
+
+
 def test_workers_end_with_a_parent_that_is_killed(
     write_texts: Callable[..., Path], tmp_path: Path, faults_environment: dict[str, str]
 ) -> None:
