@@ -435,7 +435,12 @@ def test_options_that_make_no_sense_are_told(run: Run, tmp_path: Path) -> None:
 def test_an_interrupt_during_the_imports_is_no_traceback_of_ours_and_nobody_elses_business(
     program: str, silent: str
 ) -> None:
-    code = f"import signal, sys; sys.argv = ['/bin/{program}']; import phi3v.cli; print(signal.getsignal(2) is signal.SIG_DFL)"
+    code = f"""
+import signal, sys
+sys.argv = ["/bin/{program}"]
+import phi3v.cli
+print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
+"""
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
