@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -34,6 +35,20 @@ class Stretch(NamedTuple):
     times: frozenset[int]
 
 
+class Clock(Sequence[Fraction]):
+    """Seconds from the first time to each, worked out when they are asked for: fractions are slow."""
+
+    def __init__(self, times: Sequence[int], unit: Fraction) -> None:
+        self._times = times
+        self._unit = unit
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, index: int) -> Fraction:  # type: ignore[override]  # nobody takes slices
+        return (self._times[index] - self._times[0]) * self._unit
+
+
 @dataclass(frozen=True)
 class Promise:
     """What a file says of its pictures.
@@ -57,33 +72,38 @@ class Promise:
         """Display times in display order."""
         return sorted(picture.time for picture in self.pictures)
 
-    @cached_property
-    def seconds(self) -> list[Fraction]:
+    @property
+    def seconds(self) -> Clock:
         """When each frame is shown."""
-        if self.pictures:
-            return [(time - self.times[0]) * self.unit for time in self.times]
-        return [index / self.rate for index in range(self.announced)]
+        return Clock(self.times, self.unit) if self.pictures else Clock(range(self.announced), 1 / self.rate)
+
+    @cached_property
+    def _keys(self) -> list[int]:
+        """The numbers of the packets with which decoding can start."""
+        return [number for number, picture in enumerate(self.pictures) if picture.is_key]
 
     def stretches(self, indices: Collection[int]) -> list[Stretch]:
         """Return what to decode for these frames, in order; always with the video's end, where cuts show."""
         places = {picture.time: number for number, picture in enumerate(self.pictures)}
-        end = self.pictures[self._key_before(places, self.times[-1])].time
+        end = self.pictures[self._key_before(places[self.times[-1]])].time
+        wanted = {self.times[index] for index in indices} | set(self.times[bisect_left(self.times, end) :])
         needed: dict[int, set[int]] = {}
-        for time in {self.times[index] for index in indices} | {time for time in self.times if time >= end}:
-            needed.setdefault(self._key_before(places, time), set()).add(time)
+        for time in wanted:
+            needed.setdefault(self._key_before(places[time]), set()).add(time)
         return [
             Stretch(first, max(places[time] for time in times), frozenset(times))
             for first, times in sorted(needed.items())
         ]
 
-    def _key_before(self, places: dict[int, int], time: int) -> int:
-        """Return the number of the packet to start with for the frame of this time.
+    def _key_before(self, place: int) -> int:
+        """Return the number of the packet to start with for the picture of the packet `place`.
 
         Not simply the key frame before: pictures that are decoded after a key frame and shown before it ("leading")
         may refer to what was before the key frame.
         """
-        found = range(places[time], -1, -1)
-        return next(n for n in found if self.pictures[n].is_key and self.pictures[n].time <= time)
+        before = range(bisect_right(self._keys, place) - 1, -1, -1)
+        shown = self.pictures[place].time
+        return next(key for n in before if self.pictures[key := self._keys[n]].time <= shown)
 
 
 def read_promise(container: InputContainer, stream: VideoStream) -> Promise:

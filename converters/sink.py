@@ -55,6 +55,8 @@ class Sink:
         self._retry_failed = retry_failed
         self._root = out_dir / NEW if overwrite else out_dir  # where it grows
         self._work = self._root / WORK
+        self._images = self._root / "images"
+        self._folders: set[Path] = set()
         self._stack = ExitStack()
         with self._telling():
             replaced = self._replace_after_a_kill()
@@ -86,7 +88,7 @@ class Sink:
                 file.write(orjson.dumps(self._settings))
             self.journal = self._stack.enter_context(closing(Journal(self._work)))
             if entry := self.journal.last():
-                self._name_images(entry)
+                self._name_images(entry, after_kill=True)
             self.journal.keep(self._stays)
             for folder in self._work.glob("stage-*"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -173,29 +175,30 @@ class Sink:
         """Tell whether an earlier run's entry is good: not to be retried, and its images are there."""
         if isinstance(entry, Rejected) and self._retry_failed:
             return False
-        wrong = [path for image in _images(entry) if not _has_size(path := self._target(image), image.size)]
+        wrong = [path for image in _images(entry) if not _has_size(path := self._images / image.name, image.size)]
         for path in wrong:
             path.unlink(missing_ok=True)  # else it would count as another source's picture
         return not wrong
 
     # ------------------------------------------------------------------------------------------------------- images
 
-    def _target(self, image: Stored) -> Path:
-        return self._root / "images" / image.name
-
     def _is_taken(self, image: Stored) -> bool:
-        target = self._target(image)
+        target = self._images / image.name
         return target.exists() and (target.stat().st_size != image.size or digest(target) != image.sha256)
 
-    def _name_images(self, entry: Entry) -> None:
+    def _name_images(self, entry: Entry, *, after_kill: bool = False) -> None:
+        """Move an entry's images from where they wait; after a kill some of them, or all, have their names."""
         if isinstance(entry, Rejected):
             return
+        stage = self._work / entry.staged
         for number, image in enumerate(entry.images):
-            staged = self._work / entry.staged / f"{entry.index}.{number}"
-            if staged.exists():
-                target = self._target(image)
+            waiting, target = stage / f"{entry.index}.{number}", self._images / image.name
+            if after_kill and not waiting.exists():
+                continue
+            if target.parent not in self._folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                staged.replace(target)
+                self._folders.add(target.parent)
+            waiting.replace(target)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.images import MAX_PIXELS
-from phi3v.converters.packets import Promise, Stretch, read_promise
+from phi3v.converters.packets import Clock, Promise, Stretch, read_promise
 from phi3v.converters.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class _Feed(NamedTuple):
 
 def _decode(
     path: Path, promise: Promise, sampling: Sampling, feed: _Feed | None, *, decode: Decode
-) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
+) -> tuple[dict[int, NDArray[np.uint8]], Clock]:
     """Decode as little as is safe; return the frames that the promise lets want, and when each frame is shown."""
     wanted = sampling.pick(promise.seconds)
     if decode == "needed" and promise.pictures:
@@ -154,7 +153,7 @@ def _frames_of_stretches(
 
 def _decode_whole(
     path: Path, promise: Promise, indices: Collection[int], feed: _Feed | None
-) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
+) -> tuple[dict[int, NDArray[np.uint8]], Clock]:
     """Decode every frame; return the wanted ones by index, and when each frame is shown."""
     import av
 
@@ -173,9 +172,9 @@ def _decode_whole(
             raise SourceError("damaged", what, where=path, fix="fetch it again, or remove it") from error
     known = [time for time in times if time is not None]
     if len(known) == len(times) and known == sorted(set(known)):
-        return taken, [(time - known[0]) * promise.unit for time in known]
+        return taken, Clock(known, promise.unit)
     # AVI's times are guesses that run backwards where pictures are reordered.
-    return taken, [index / promise.rate for index in range(len(times))]
+    return taken, Clock(range(len(times)), 1 / promise.rate)
 
 
 @contextmanager
