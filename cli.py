@@ -269,7 +269,9 @@ def _summary(name: str, out_dir: Path, manifest: dict[str, Any]) -> Iterator[str
         classes = manifest["classes"].get(split, {})
         shown = ", ".join(f"{label} {number}" for label, number in list(classes.items())[:CLASSES_SHOWN])
         more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
-        yield f"{out_dir / f'{name}_{split}.jsonl'}: {count} records" + (f" ({shown}{more})" if classes else "")
+        yield f"{out_dir / f'{name}_{split}.jsonl'}: {count} record{'s' * (count != 1)}" + (
+            f" ({shown}{more})" if classes else ""
+        )
     if rejected := manifest["rejected"]["count"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest["rejected"]["reasons"].items())
         yield f"rejected: {rejected} ({reasons}); why: {out_dir / 'rejected.jsonl'}; once mended: --retry_failed"

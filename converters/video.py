@@ -71,7 +71,7 @@ def read_frames(path: Path, sampling: Sampling, *, decode: Decode = "needed") ->
         promise = read_promise(container, stream)
         feed = _Feed(stream, promise.kept) if promise.kept else None
         taken, seconds = _decode(path, promise, sampling, feed, decode=decode)
-    if (wanted := sampling.pick(seconds)) != sorted(taken):
+    if set(wanted := sampling.pick(seconds)) != taken.keys():
         # Other frames came out than were promised. Rare: a second pass keeps memory flat.
         taken, _ = _decode_whole(path, promise, wanted, None)
     if not seconds:

@@ -77,8 +77,8 @@ def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path:
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
-        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records (Archery 1)",
-        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records (Archery 1)",
+        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 record (Archery 1)",
+        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 record (Archery 1)",
         f"check it with: phi3v-data validate {tmp_path / 'out'}",
     ]
     assert (validated.returncode, validated.stdout, validated.stderr) == (0, "", "2 records in 2 files: no findings\n")

@@ -339,6 +339,19 @@ def test_a_clip_with_fewer_frames_than_asked_follows_the_stated_policy(
         assert numbers(read_frames(clip, sampling).frames) == expected
 
 
+def test_frames_that_are_taken_again_are_decoded_once(
+    draw_clip: DrawClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3v.converters import video
+
+    whole, passes = video._decode_whole, []
+    monkeypatch.setattr(video, "_decode_whole", lambda *given: passes.append(given) or whole(*given))
+
+    read_frames(draw_clip(tmp_path / "a.avi", 3), Sampling(count=8, short="repeat"))
+
+    assert len(passes) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"count": 0}, "--num_frames 0"), ({"count": 1, "fps": 0.0}, "--fps 0")]
 )
