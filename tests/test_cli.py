@@ -165,7 +165,7 @@ def test_progress_on_a_terminal_is_a_bar(clips: Path, tmp_path: Path) -> None:
     assert "converting ucf101" in done.stdout
     assert "━" in done.stdout
     assert "/s" in done.stdout
-    assert "ucf101_train.jsonl: 1 records" in done.stdout.replace("\r\n", "")
+    assert "ucf101_train.jsonl: 1 record (" in done.stdout.replace("\r\n", "")
 
 
 def test_hyphens_are_taken_for_underscores(run: Run, clips: Path, tmp_path: Path) -> None:
