@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
@@ -55,6 +55,7 @@ class Promise:
 
     Attributes:
         announced: the frames of the header; 0 if it does not say.
+        frames: how many packets look like a picture: a good guess, where the header's is none.
         unit: seconds of a unit of time.
         rate: frames a second.
         pictures: in the order of decoding; none where they cannot be relied on.
@@ -64,6 +65,7 @@ class Promise:
     announced: int
     unit: Fraction
     rate: Fraction
+    frames: int = 0
     pictures: tuple[Picture, ...] = ()
     kept: tuple[Packet[VideoStream], ...] = ()
 
@@ -75,7 +77,7 @@ class Promise:
     @property
     def seconds(self) -> Clock:
         """When each frame is shown."""
-        return Clock(self.times, self.unit) if self.pictures else Clock(range(self.announced), 1 / self.rate)
+        return Clock(self.times, self.unit) if self.pictures else Clock(range(self.frames), 1 / self.rate)
 
     @cached_property
     def _keys(self) -> list[int]:
@@ -107,26 +109,36 @@ class Promise:
 
 
 def read_promise(container: InputContainer, stream: VideoStream) -> Promise:
-    """Read a stream's packets, from the container's beginning to its end, where they tell something."""
+    """Read a stream's packets, from the container's beginning to its end, and tell what can be relied on."""
+    import av
+
     promise = Promise(
         announced=stream.frames, unit=stream.time_base or Fraction(1), rate=stream.average_rate or Fraction(1)
     )
+    keep = 0 < container.size <= KEPT_BYTES
+    reliable = _is_seekable(container, stream)
+    frames, pictures, kept = 0, [], []
+    try:
+        for packet in container.demux(stream):
+            if keep:
+                kept.append(packet)
+            if not packet.size:  # the last one: it asks the decoder for what it still holds
+                continue
+            frames += packet.size > 1  # one byte: DivX fills a gap with it, and nothing comes out
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
+                reliable = False
+            if reliable:
+                pictures.append(Picture(cast("int", packet.pts), packet.is_keyframe))
+    except av.FFmpegError:
+        return replace(promise, frames=promise.announced)  # decoding says how far it comes
+    reliable = reliable and _agree(pictures, promise.announced)
+    return replace(promise, frames=frames, pictures=tuple(pictures) if reliable else (), kept=tuple(kept))
+
+
+def _is_seekable(container: InputContainer, stream: VideoStream) -> bool:
     context = stream.codec_context
     # AVI knows no display times, so that only streams without reordered pictures have true ones.
-    if context.name not in SEEKABLE or (context.has_b_frames and container.format.name == "avi"):
-        return promise
-    keep = 0 < container.size <= KEPT_BYTES
-    pictures, kept = [], []
-    for packet in container.demux(stream):
-        if keep:
-            kept.append(packet)
-        if packet.size:  # the last one is empty: it asks the decoder for what it still holds
-            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
-                return promise
-            pictures.append(Picture(packet.pts, packet.is_keyframe))
-    return (
-        replace(promise, pictures=tuple(pictures), kept=tuple(kept)) if _agree(pictures, promise.announced) else promise
-    )
+    return context.name in SEEKABLE and not (context.has_b_frames and container.format.name == "avi")
 
 
 def _agree(pictures: Sequence[Picture], announced: int) -> bool:

@@ -1,9 +1,10 @@
 """Frames of a video, counted honestly, and decoded only where they are needed.
 
-The number of frames that a header announces is only a first guess: an AVI cut in half still announces all of them.
-Two ways lead to the frames:
+A header's number of frames is not believed: an AVI cut in half still announces all of them. The packets are counted,
+and two ways lead to the frames:
 
-- Whole: decode everything in order, and sample from the frames that came out.
+- Whole: decode everything in order, keep what is wanted of as many frames as there are packets, and decode once more if
+  another number came out.
 - Stretches: where there are as many packets as announced, with display times and key frames, decode from the key
   frame before each wanted frame up to it, and the last stretch to its end. What does not come out as the packets
   promised leads back to the whole way, so that the frames equal those of a sequential decode.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -19,6 +20,10 @@ SHARED = ROOT.parent / "shared"
 # `python -m pytest` puts the root on sys.path, where converters/ would be importable a second time beside
 # phi3v.converters, with a registry of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+# What a shell starts in the background ignores Ctrl-C, and hands that on to the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two workers on two cores: more threads only get into each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
