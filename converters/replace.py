@@ -51,8 +51,11 @@ def _remove_earlier(out_dir: Path, source: str) -> None:
     names = {*data_files(source), CARD}
     with suppress(UserError):  # no manifest, or a damaged one
         names |= read_manifest(out_dir)["files"].keys()
+    root = out_dir.resolve()
     for name in (*_earlier_images(out_dir), *(names - {IMAGES}), IMAGES, MANIFEST):  # last what names the others
-        (out_dir / name).unlink(missing_ok=True)
+        path = out_dir / name
+        if path.parent.resolve().is_relative_to(root):  # a folder from elsewhere may name, or link to, anything
+            path.unlink(missing_ok=True)
     for path in (out_dir / WORK).glob("*"):
         if path.is_dir():
             shutil.rmtree(path)

@@ -116,6 +116,21 @@ def test_another_data_set_is_replaced_with_all_its_files(setting: Setting) -> No
     assert output(setting.out) == setting.expected()
 
 
+def test_nothing_outside_is_removed_whatever_the_earlier_one_names(setting: Setting, tmp_path: Path) -> None:
+    """The earlier conversion may come from elsewhere."""
+    (tmp_path / "outside").mkdir()
+    (setting.out / "linked").symlink_to(tmp_path / "outside")
+    names = {"../outside/a": "a", str(tmp_path / "outside/b"): "b", "linked/c": "c"}
+    with (setting.out / "images.sha256").open("a") as file:
+        for name, victim in names.items():
+            (tmp_path / "outside" / victim).touch()
+            file.write(f"{'0' * 64}  {name}\n")
+
+    setting.convert(setting.out)
+
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["a", "b", "c"]
+
+
 STEPS = [(Path, "unlink"), (Path, "replace"), (Path, "rename"), (Path, "mkdir"), (shutil, "rmtree")]
 
 
