@@ -7,9 +7,15 @@ What is heavy is imported by the command that needs it, so that `--help` and a h
 
 from __future__ import annotations
 
+import signal
+import sys
+
+INTERRUPT = signal.getsignal(signal.SIGINT)
+if sys.argv[0].rpartition("/")[2].startswith("phi3v-"):  # this is the program, not a module of another one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the imports below take their time: no traceback
+
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
@@ -50,6 +56,7 @@ def model_main() -> NoReturn:
 
 
 def _run(command: click.Command) -> NoReturn:
+    signal.signal(signal.SIGINT, INTERRUPT)
     try:
         code = command.main(standalone_mode=False)
     except UserError as error:
@@ -262,7 +269,9 @@ def _summary(name: str, out_dir: Path, manifest: dict[str, Any]) -> Iterator[str
         classes = manifest["classes"].get(split, {})
         shown = ", ".join(f"{label} {number}" for label, number in list(classes.items())[:CLASSES_SHOWN])
         more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
-        yield f"{out_dir / f'{name}_{split}.jsonl'}: {count} records" + (f" ({shown}{more})" if classes else "")
+        yield f"{out_dir / f'{name}_{split}.jsonl'}: {count} record{'s' * (count != 1)}" + (
+            f" ({shown}{more})" if classes else ""
+        )
     if rejected := manifest["rejected"]["count"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest["rejected"]["reasons"].items())
         yield f"rejected: {rejected} ({reasons}); why: {out_dir / 'rejected.jsonl'}; once mended: --retry_failed"

@@ -6,6 +6,7 @@ What a worker does to itself (it dies, it hangs) costs the item that it worked o
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections import deque
@@ -15,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi3v.schema import UserError
@@ -29,6 +30,7 @@ Out = TypeVar("Out")
 
 IN_FLIGHT = 4  # items a worker: enough that none waits, few enough that memory stays flat
 REACH = 10.0  # seconds to reach a cluster
+WORKER = "pebble_pool_worker"  # what pebble names its processes
 RESTARTS = 3  # of a whole pool, without a result in between
 
 
@@ -138,8 +140,8 @@ class _Task:
     work: Callable[[Any], Any]
     item: Any
     time_limit: float
-    pool: ProcessPool
-    future: Any
+    pool: ProcessPool | None = None
+    future: Any = None
 
 
 class _LocalPool:
@@ -147,10 +149,13 @@ class _LocalPool:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
+        self._strangers = set(active_children())
         self._pool = self._new()
 
     def start(self, work: Callable[[Any], Any], time_limit: float, item: Any) -> _Task:
-        return _Task(work, item, time_limit, self._pool, self._pool.schedule(work, (item,), timeout=time_limit))
+        task = _Task(work, item, time_limit)
+        self._schedule(task)
+        return task
 
     def result(self, task: _Task) -> Any:
         from pebble import ProcessExpired
@@ -159,22 +164,26 @@ class _LocalPool:
             try:
                 return task.future.result()
             except TimeLimitError:
-                return Lost(
-                    "time-limit", "TimeoutError", f"took longer than the time limit of {task.time_limit:g} seconds"
-                )
+                what = f"took longer than the time limit of {task.time_limit:g} seconds"
+                return Lost("time-limit", "TimeoutError", what)
             except ProcessExpired as error:
                 what = f"the worker process died on it ({_died_of(error.exitcode)})"
                 return Lost("worker-died", "ProcessExpired", what)
             except BrokenProcessPool:
-                self._restart(task)
+                self._schedule(task)
         raise UserError("worker processes die as they start", fix="try --jobs 1, which shows why")
 
     def stop(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
+        # First, since pebble takes the locks away before the processes, and one that still starts would look for them.
+        for process in set(active_children()) - self._strangers:
+            if process.name == WORKER:
+                process.terminate()
         self._pool.join()
 
-    def _restart(self, task: _Task) -> None:
-        if task.pool is self._pool:
+    def _schedule(self, task: _Task) -> None:
+        """Give a task to the pool, or to a new one where the pool broke under it or broke unseen."""
+        if task.pool is self._pool or not self._pool.active:
             self.stop()
             self._pool = self._new()
         task.pool = self._pool
@@ -183,8 +192,17 @@ class _LocalPool:
     def _new(self) -> ProcessPool:
         from pebble import ProcessPool
 
-        # spawn: fork deadlocks once a decoder or torch has started threads
-        return ProcessPool(self._jobs, initializer=_end_with_parent, context=get_context("spawn"))
+        resource_tracker.ensure_running()  # now, since it unblocks Ctrl-C as it starts
+        # Workers inherit that Ctrl-C is blocked: it is for this process, which ends them, and would otherwise
+        # bring a traceback of each that is still importing.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            # spawn: fork deadlocks once a decoder or torch has started threads
+            pool = ProcessPool(self._jobs, initializer=_end_with_parent, context=get_context("spawn"))
+            assert pool.active, "asking starts its processes"
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pool
 
 
 def _died_of(code: int) -> str:

@@ -23,7 +23,9 @@ IMAGES = "images.sha256"
 SOURCES = "sources.sha256"
 REJECTED = "rejected.jsonl"
 CARD = "README.md"
-WORK = ".convert"
+WORK = ".convert"  # of a run: its settings, its lock, its journal
+RUN = "run.json"
+LOCK = "lock"
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # module -> what pip calls it, where the two differ
 VERSION = 1
 
@@ -108,7 +110,7 @@ def verify(out_dir: Path) -> Iterator[Difference]:
         listed |= images.keys()
     for path in sorted(out_dir.rglob("*")):
         name = path.relative_to(out_dir).as_posix()
-        if name not in listed and not path.is_dir() and not name.startswith(f"{WORK}/"):
+        if name not in listed and not path.is_dir() and not name.startswith(WORK):
             yield Difference("extra", name)
 
 

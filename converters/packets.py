@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
@@ -34,12 +35,27 @@ class Stretch(NamedTuple):
     times: frozenset[int]
 
 
+class Clock(Sequence[Fraction]):
+    """Seconds from the first time to each, worked out when they are asked for: fractions are slow."""
+
+    def __init__(self, times: Sequence[int], unit: Fraction) -> None:
+        self._times = times
+        self._unit = unit
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, index: int) -> Fraction:  # type: ignore[override]  # nobody takes slices
+        return (self._times[index] - self._times[0]) * self._unit
+
+
 @dataclass(frozen=True)
 class Promise:
     """What a file says of its pictures.
 
     Attributes:
         announced: the frames of the header; 0 if it does not say.
+        frames: how many packets look like a picture: a good guess, where the header's is none.
         unit: seconds of a unit of time.
         rate: frames a second.
         pictures: in the order of decoding; none where they cannot be relied on.
@@ -49,6 +65,7 @@ class Promise:
     announced: int
     unit: Fraction
     rate: Fraction
+    frames: int = 0
     pictures: tuple[Picture, ...] = ()
     kept: tuple[Packet[VideoStream], ...] = ()
 
@@ -57,56 +74,71 @@ class Promise:
         """Display times in display order."""
         return sorted(picture.time for picture in self.pictures)
 
-    @cached_property
-    def seconds(self) -> list[Fraction]:
+    @property
+    def seconds(self) -> Clock:
         """When each frame is shown."""
-        if self.pictures:
-            return [(time - self.times[0]) * self.unit for time in self.times]
-        return [index / self.rate for index in range(self.announced)]
+        return Clock(self.times, self.unit) if self.pictures else Clock(range(self.frames), 1 / self.rate)
+
+    @cached_property
+    def _keys(self) -> list[int]:
+        """The numbers of the packets with which decoding can start."""
+        return [number for number, picture in enumerate(self.pictures) if picture.is_key]
 
     def stretches(self, indices: Collection[int]) -> list[Stretch]:
         """Return what to decode for these frames, in order; always with the video's end, where cuts show."""
         places = {picture.time: number for number, picture in enumerate(self.pictures)}
-        end = self.pictures[self._key_before(places, self.times[-1])].time
+        end = self.pictures[self._key_before(places[self.times[-1]])].time
+        wanted = {self.times[index] for index in indices} | set(self.times[bisect_left(self.times, end) :])
         needed: dict[int, set[int]] = {}
-        for time in {self.times[index] for index in indices} | {time for time in self.times if time >= end}:
-            needed.setdefault(self._key_before(places, time), set()).add(time)
+        for time in wanted:
+            needed.setdefault(self._key_before(places[time]), set()).add(time)
         return [
             Stretch(first, max(places[time] for time in times), frozenset(times))
             for first, times in sorted(needed.items())
         ]
 
-    def _key_before(self, places: dict[int, int], time: int) -> int:
-        """Return the number of the packet to start with for the frame of this time.
+    def _key_before(self, place: int) -> int:
+        """Return the number of the packet to start with for the picture of the packet `place`.
 
         Not simply the key frame before: pictures that are decoded after a key frame and shown before it ("leading")
         may refer to what was before the key frame.
         """
-        found = range(places[time], -1, -1)
-        return next(n for n in found if self.pictures[n].is_key and self.pictures[n].time <= time)
+        before = range(bisect_right(self._keys, place) - 1, -1, -1)
+        shown = self.pictures[place].time
+        return next(key for n in before if self.pictures[key := self._keys[n]].time <= shown)
 
 
 def read_promise(container: InputContainer, stream: VideoStream) -> Promise:
-    """Read a stream's packets, from the container's beginning to its end, where they tell something."""
+    """Read a stream's packets, from the container's beginning to its end, and tell what can be relied on."""
+    import av
+
     promise = Promise(
         announced=stream.frames, unit=stream.time_base or Fraction(1), rate=stream.average_rate or Fraction(1)
     )
+    keep = 0 < container.size <= KEPT_BYTES
+    reliable = _is_seekable(container, stream)
+    frames, pictures, kept = 0, [], []
+    try:
+        for packet in container.demux(stream):
+            if keep:
+                kept.append(packet)
+            if not packet.size:  # the last one: it asks the decoder for what it still holds
+                continue
+            frames += packet.size > 1  # one byte: DivX fills a gap with it, and nothing comes out
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
+                reliable = False
+            if reliable:
+                pictures.append(Picture(cast("int", packet.pts), packet.is_keyframe))
+    except av.FFmpegError:
+        return replace(promise, frames=promise.announced)  # decoding says how far it comes
+    reliable = reliable and _agree(pictures, promise.announced)
+    return replace(promise, frames=frames, pictures=tuple(pictures) if reliable else (), kept=tuple(kept))
+
+
+def _is_seekable(container: InputContainer, stream: VideoStream) -> bool:
     context = stream.codec_context
     # AVI knows no display times, so that only streams without reordered pictures have true ones.
-    if context.name not in SEEKABLE or (context.has_b_frames and container.format.name == "avi"):
-        return promise
-    keep = 0 < container.size <= KEPT_BYTES
-    pictures, kept = [], []
-    for packet in container.demux(stream):
-        if keep:
-            kept.append(packet)
-        if packet.size:  # the last one is empty: it asks the decoder for what it still holds
-            if packet.pts is None or packet.is_corrupt or packet.is_discard or packet.size < SMALLEST_PACKET:
-                return promise
-            pictures.append(Picture(packet.pts, packet.is_keyframe))
-    return (
-        replace(promise, pictures=tuple(pictures), kept=tuple(kept)) if _agree(pictures, promise.announced) else promise
-    )
+    return context.name in SEEKABLE and not (context.has_b_frames and container.format.name == "avi")
 
 
 def _agree(pictures: Sequence[Picture], announced: int) -> bool:

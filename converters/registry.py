@@ -58,7 +58,7 @@ def _load(point: EntryPoint) -> Converter:
     fix = f"repair or uninstall {package}"
     try:
         module = point.load()
-    except Exception as error:  # whatever somebody else's import does
+    except (Exception, SystemExit) as error:  # whatever somebody else's import does
         what = f"plug-in {point.name!r} of {package} cannot be imported ({type(error).__name__}: {first_line(error)})"
         raise UserError(what, fix=fix) from error
     if missing := [part for part in PARTS if not hasattr(module, part)]:

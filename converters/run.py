@@ -35,7 +35,9 @@ class Run:
     )
     retry_failed: Annotated[bool, "Do again what an earlier run rejected, and put it in its place."] = False
     time_limit: Annotated[float, "Seconds that one item may take in a worker process."] = 600.0
-    overwrite: Annotated[bool, "Start anew where --out_dir holds an earlier conversion, which is removed."] = False
+    overwrite: Annotated[bool, "Start anew; what --out_dir holds is replaced once the new conversion is complete."] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

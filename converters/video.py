@@ -1,9 +1,10 @@
 """Frames of a video, counted honestly, and decoded only where they are needed.
 
-The number of frames that a header announces is only a first guess: an AVI cut in half still announces all of them.
-Two ways lead to the frames:
+A header's number of frames is not believed: an AVI cut in half still announces all of them. The packets are counted,
+and two ways lead to the frames:
 
-- Whole: decode everything in order, and sample from the frames that came out.
+- Whole: decode everything in order, keep what is wanted of as many frames as there are packets, and decode once more if
+  another number came out.
 - Stretches: where there are as many packets as announced, with display times and key frames, decode from the key
   frame before each wanted frame up to it, and the last stretch to its end. What does not come out as the packets
   promised leads back to the whole way, so that the frames equal those of a sequential decode.
@@ -16,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.images import MAX_PIXELS
-from phi3v.converters.packets import Promise, Stretch, read_promise
+from phi3v.converters.packets import Clock, Promise, Stretch, read_promise
 from phi3v.converters.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_frames(path: Path, sampling: Sampling, *, decode: Decode = "needed") ->
         promise = read_promise(container, stream)
         feed = _Feed(stream, promise.kept) if promise.kept else None
         taken, seconds = _decode(path, promise, sampling, feed, decode=decode)
-    if (wanted := sampling.pick(seconds)) != sorted(taken):
+    if set(wanted := sampling.pick(seconds)) != taken.keys():
         # Other frames came out than were promised. Rare: a second pass keeps memory flat.
         taken, _ = _decode_whole(path, promise, wanted, None)
     if not seconds:
@@ -98,7 +98,7 @@ class _Feed(NamedTuple):
 
 def _decode(
     path: Path, promise: Promise, sampling: Sampling, feed: _Feed | None, *, decode: Decode
-) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
+) -> tuple[dict[int, NDArray[np.uint8]], Clock]:
     """Decode as little as is safe; return the frames that the promise lets want, and when each frame is shown."""
     wanted = sampling.pick(promise.seconds)
     if decode == "needed" and promise.pictures:
@@ -154,7 +154,7 @@ def _frames_of_stretches(
 
 def _decode_whole(
     path: Path, promise: Promise, indices: Collection[int], feed: _Feed | None
-) -> tuple[dict[int, NDArray[np.uint8]], list[Fraction]]:
+) -> tuple[dict[int, NDArray[np.uint8]], Clock]:
     """Decode every frame; return the wanted ones by index, and when each frame is shown."""
     import av
 
@@ -173,9 +173,9 @@ def _decode_whole(
             raise SourceError("damaged", what, where=path, fix="fetch it again, or remove it") from error
     known = [time for time in times if time is not None]
     if len(known) == len(times) and known == sorted(set(known)):
-        return taken, [(time - known[0]) * promise.unit for time in known]
+        return taken, Clock(known, promise.unit)
     # AVI's times are guesses that run backwards where pictures are reordered.
-    return taken, [index / promise.rate for index in range(len(times))]
+    return taken, Clock(range(len(times)), 1 / promise.rate)
 
 
 @contextmanager

@@ -21,6 +21,10 @@ SHARED = ROOT.parent / "shared"
 # phi3v.converters, with a registry of its own.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
+# What a shell starts in the background ignores Ctrl-C, and hands that on to the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Two workers on two cores: more threads only get into each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Whoever starts the tests in the background has Ctrl-C ignored, for them and for every process that they start.

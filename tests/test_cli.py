@@ -77,8 +77,8 @@ def test_the_path_from_clips_to_checked_records(run: Run, clips: Path, tmp_path:
 
     assert converted.returncode == 0, converted.stderr
     assert converted.stdout.splitlines() == [
-        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 records (Archery 1)",
-        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 records (Archery 1)",
+        f"{tmp_path / 'out/ucf101_train.jsonl'}: 1 record (Archery 1)",
+        f"{tmp_path / 'out/ucf101_val.jsonl'}: 1 record (Archery 1)",
         f"check it with: phi3v-data validate {tmp_path / 'out'}",
     ]
     assert (validated.returncode, validated.stdout, validated.stderr) == (0, "", "2 records in 2 files: no findings\n")
@@ -165,7 +165,7 @@ def test_progress_on_a_terminal_is_a_bar(clips: Path, tmp_path: Path) -> None:
     assert "converting ucf101" in done.stdout
     assert "━" in done.stdout
     assert "/s" in done.stdout
-    assert "ucf101_train.jsonl: 1 records" in done.stdout.replace("\r\n", "")
+    assert "ucf101_train.jsonl: 1 record (" in done.stdout.replace("\r\n", "")
 
 
 def test_hyphens_are_taken_for_underscores(run: Run, clips: Path, tmp_path: Path) -> None:
@@ -429,3 +429,19 @@ def test_bad_rows_are_set_aside(run: Run, fixtures: Path, tmp_path: Path) -> Non
 
 def test_options_that_make_no_sense_are_told(run: Run, tmp_path: Path) -> None:
     one_clear_error(run("phi3v-data", "validate", "--jobs", 0, tmp_path), "--jobs is 0")
+
+
+@pytest.mark.parametrize(("program", "silent"), [("phi3v-data", "True"), ("pytest", "False")])
+def test_an_interrupt_during_the_imports_is_no_traceback_of_ours_and_nobody_elses_business(
+    program: str, silent: str
+) -> None:
+    code = f"""
+import signal, sys
+sys.argv = ["/bin/{program}"]
+import phi3v.cli
+print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == silent

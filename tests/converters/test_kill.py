@@ -32,6 +32,12 @@ def ended(process: subprocess.Popen[str]) -> str:
     return stderr
 
 
+def wait_for_bytes(process: subprocess.Popen[str], path: Path, size: int) -> None:
+    """Wait until a file has so many bytes, or the process has ended."""
+    while process.poll() is None and not (path.exists() and path.stat().st_size >= size):
+        time.sleep(0.002)
+
+
 @pytest.mark.slow
 def test_thirty_kills_change_no_byte(
     write_texts: Callable[..., Path],
@@ -39,28 +45,36 @@ def test_thirty_kills_change_no_byte(
     tree: Callable[[Path], dict[str, bytes]],
     faults_environment: dict[str, str],
 ) -> None:
-    """Half of them hit the whole process group, half the parent alone, whose workers must then end by themselves."""
+    """Half of them hit the whole process group, half the parent alone, whose workers must then end by themselves.
+
+    The moment is drawn in bytes of the journal rather than in seconds, so that a slow machine is killed at work, too.
+    """
     source = write_texts(**TEXTS)
     ended(start(source, tmp_path / "clean", faults_environment))
     chance = random.Random(4)
-    kills = early = rounds = 0
+    kills = grown = rounds = 0
 
     while kills < KILLS:
         rounds += 1
         out = tmp_path / f"out{rounds}"
-        while True:
+        journal = out / ".convert" / "journal"
+        while kills < KILLS:
+            before = journal.stat().st_size if journal.exists() else 0
             process = start(source, out, faults_environment)
-            time.sleep(chance.uniform(0.4, 2.0))
+            if kills % 5:  # else before, or while, it takes up its work
+                wait_for_bytes(process, journal, before + chance.randrange(16_000))
+            time.sleep(chance.uniform(0, 0.02 if kills % 5 else 1))
             if process.poll() is not None:
-                ended(process)
                 break
-            early += not (out / ".convert").exists()
             kills += 1
             (os.killpg if kills % 2 else os.kill)(process.pid, signal.SIGKILL)
             process.communicate()
+            grown += journal.exists() and journal.stat().st_size > before
+        ended(process if process.returncode == 0 else start(source, out, faults_environment))
         assert tree(out) == tree(tmp_path / "clean")
 
-    assert kills - early > KILLS / 2  # most of them hit work under way
+    assert rounds > 1
+    assert grown > KILLS / 2  # most of them hit work under way
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -85,6 +99,24 @@ def test_a_run_that_is_asked_to_end_goes_on_later(
     assert "going on after" in ended(start(source, out, faults_environment))
     ended(start(source, tmp_path / "clean", faults_environment))
     assert tree(out) == tree(tmp_path / "clean")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1, 0.3, 0.6])
+def test_an_interrupt_while_workers_start_brings_no_traceback(
+    pause: float, write_texts: Callable[..., Path], tmp_path: Path, faults_environment: dict[str, str]
+) -> None:
+    """From a terminal it reaches them, too, in the middle of their imports."""
+    with start(write_texts(**TEXTS), tmp_path / "out", faults_environment) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(children.read_text().split()) < 2:
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in stderr
 
 
 def test_workers_end_with_a_parent_that_is_killed(

@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phi3v.converters import Run, convert
+from phi3v.converters.card import card_text
 from phi3v.converters.manifest import differences, read_manifest, settings_of, verify
-from phi3v.schema import UserError
+from phi3v.schema import Conversation, Turn, UserError
 
 
 @pytest.fixture
@@ -113,16 +115,36 @@ def test_settings_differ_by_name_value_and_version(faults: Any) -> None:
     ]
 
 
-def test_the_card_lets_datasets_find_the_splits(out: Path, tmp_path: Path) -> None:
-    """By the library itself, in a process of its own: it reads its environment once."""
+def load(folder: Path, home: Path, expression: str) -> Any:
+    """Load a folder with `datasets`, in a process of its own: it reads its environment once."""
     pytest.importorskip("datasets")
-    code = f"""
-import datasets
-found = datasets.load_dataset({str(out)!r})
-print({{split: rows.num_rows for split, rows in found.items()}}, found["train"][0]["id"])
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_OFFLINE": "1"}
-
+    code = f"import datasets, json; found = datasets.load_dataset({str(folder)!r}); print(json.dumps({expression}))"
+    environment = {**os.environ, "HF_HOME": str(home), "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
-    assert done.stdout == "{'train': 1, 'validation': 2} train-0000000000\n", done.stderr
+
+def test_the_card_lets_datasets_find_the_splits(out: Path, tmp_path: Path) -> None:
+    rows = load(out, tmp_path / "hf", "{split: rows['id'][:] for split, rows in found.items()}")
+
+    assert rows == {"train": ["train-0000000000"], "validation": ["val-0000000002", "val-0000000003"]}
+
+
+def test_the_card_names_every_field_so_that_splits_may_differ_in_them(tmp_path: Path) -> None:
+    whole = Conversation(
+        id="a", source="demo", system="S", turns=(Turn(user="Q", assistant="A", answers=("A",), images=("a.png",)),),
+        metadata={"page": 1},
+    )  # fmt: skip
+    bare = Conversation(id="b", source="demo", turns=(Turn(user="Q", assistant=None),))
+    other = replace(whole, id="c", metadata={"page": "iv", "boxes": [[1, 2.5]]})
+    for split, record in (("train", whole), ("val", other), ("test", bare)):
+        (tmp_path / f"demo_{split}.jsonl").write_text(record.to_line())
+    content = {"records": {"train": 1, "val": 1, "test": 1}, "rejected": {"count": 0}}
+    (tmp_path / "README.md").write_text(card_text("demo", "About.", content))
+
+    rows = load(tmp_path, tmp_path / "hf", "{split: rows[0] for split, rows in found.items()}")
+
+    assert rows["train"] == json.loads(whole.to_line())
+    assert rows["validation"]["metadata"] == {"page": "iv", "boxes": [[1, 2.5]]}
+    assert rows["test"]["conversations"] == [{"user": "Q", "assistant": None, "images": None, "answers": None}]

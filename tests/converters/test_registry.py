@@ -88,7 +88,7 @@ def test_a_plug_in_that_cannot_be_imported_is_told_by_name_and_harms_no_other() 
     assert converter("ucf101").SUMMARY
 
 
-@pytest.mark.parametrize("text", ["raise SystemError('x')", "import", "1 / 0"])
+@pytest.mark.parametrize("text", ["raise SystemError('x')", "raise SystemExit(3)", "import", "1 / 0"])
 def test_whatever_an_import_raises_is_told(install: Callable[..., None], text: str) -> None:
     install("worse", {"worse": "worse_module"}, worse_module=text)
 

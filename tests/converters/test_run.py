@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +278,21 @@ def test_a_worker_that_dies_or_hangs_costs_its_item_alone(
     assert (rejected.source, rejected.reason) == ("train_01.txt", reason)
     assert what in rejected.message
     assert sum(isinstance(event, Converted) for event in events) == 11
+
+
+def test_workers_that_die_between_two_items_cost_nothing(
+    faults: Any, clean: dict[str, bytes], tmp_path: Path, tree: Tree
+) -> None:
+    """As where the system kills them for want of memory."""
+    events = convert("faults", faults.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out", run=Run(jobs=2))
+    list(itertools.islice(events, 5))
+    time.sleep(1)  # what is under way is done
+
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+    assert len(list(events)) == 32
+    assert tree(tmp_path / "out") == clean
 
 
 def test_two_sources_never_overwrite_each_other(faults: Any, write_texts: Write, tmp_path: Path) -> None:

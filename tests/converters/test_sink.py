@@ -211,30 +211,6 @@ def test_a_name_that_another_picture_has_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "images/train/0.jpg").read_bytes() == b"mine"
 
 
-def test_a_kill_while_an_earlier_conversion_is_cleared_is_cleared_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path, *["train"] * 20)
-    unlink, count = Path.unlink, []
-
-    def killed(self: Path, *, missing_ok: bool = False) -> None:
-        count.append(self)
-        if len(count) == 10:
-            raise KeyboardInterrupt
-        unlink(self, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt), open_sink(tmp_path, overwrite=True) as sink:
-        sink.begin()
-    monkeypatch.undo()
-    with pytest.raises(UserError):
-        read_manifest(tmp_path)
-
-    write(tmp_path, "test", overwrite=True)
-
-    assert list(verify(tmp_path)) == []
-
-
 def test_a_damaged_journal_setting_is_no_crash_of_an_overwrite(tmp_path: Path) -> None:
     write(tmp_path, "train")
     (tmp_path / "manifest.json").write_bytes(orjson.dumps({"version": 99}))

@@ -315,8 +315,8 @@ def test_memory_does_not_grow_with_the_number_of_clips(draw_clip: DrawClip, tmp_
 
     peak(2)  # imports and caches
 
-    # 80 clips hold 37 MB of frames; what grows is the list of names.
-    assert peak(80) - peak(8) < 1_000_000
+    # 80 clips hold 37 MB of frames; what grows is the list of names, and Python's table of them by 2 MB at once.
+    assert peak(80) - peak(8) < 5_000_000
 
 
 def test_the_known_classes_are_the_official_ones(shared: Path) -> None:

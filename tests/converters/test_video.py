@@ -339,6 +339,38 @@ def test_a_clip_with_fewer_frames_than_asked_follows_the_stated_policy(
         assert numbers(read_frames(clip, sampling).frames) == expected
 
 
+def test_a_header_that_lies_costs_no_second_pass(
+    draw_clip: DrawClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some writers of AVI announce one frame more than they write; the packets tell."""
+    from phi3v.converters import video
+
+    clip = draw_clip(tmp_path / "a.avi", 23)
+    header, movi, rest = clip.read_bytes().partition(b"movi")
+    clip.write_bytes(header.replace((23).to_bytes(4, "little"), (31).to_bytes(4, "little")) + movi + rest)
+    whole, passes = video._decode_whole, []
+    monkeypatch.setattr(video, "_decode_whole", lambda *given: passes.append(given) or whole(*given))
+
+    sampled = read_frames(clip, Sampling(count=7))
+
+    assert (sampled.total, sampled.announced) == (23, 31)
+    assert numbers(sampled.frames) == frame_indices(23, 7) != frame_indices(31, 7)
+    assert len(passes) == 1
+
+
+def test_frames_that_are_taken_again_are_decoded_once(
+    draw_clip: DrawClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi3v.converters import video
+
+    whole, passes = video._decode_whole, []
+    monkeypatch.setattr(video, "_decode_whole", lambda *given: passes.append(given) or whole(*given))
+
+    read_frames(draw_clip(tmp_path / "a.avi", 3), Sampling(count=8, short="repeat"))
+
+    assert len(passes) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"count": 0}, "--num_frames 0"), ({"count": 1, "fps": 0.0}, "--fps 0")]
 )
