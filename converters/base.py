@@ -101,3 +101,6 @@ class Converter(Protocol):
 
     def fetch(self, options: Any, folder: Path) -> Any:
         """Download the data into `folder` (temporary), and return options that point there."""
+
+    def remarks(self, options: Any, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the manifest shall say besides, such as what was fetched; optional, as `fetch` is."""

@@ -8,7 +8,11 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from phi3v.schema import UserError
 from phi3v.schema.errors import first_line
@@ -30,7 +34,44 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
     Raises:
         UserError: the hub cannot be reached, does not have the file, or keeps it for those who applied.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
+
+    with _hub_told(repo, name, by_hand):
+        return Path(hf_hub_download(repo, name, repo_type="dataset"))
+
+
+class Fetched(NamedTuple):
+    """Files of a repository, at one of its commits, in path order."""
+
+    revision: str
+    files: list[Path]
+
+
+def hub_files(repo: str, pattern: str, *, by_hand: str) -> Fetched:
+    """Return the files of a data set repository that match, downloaded unless they are cached.
+
+    Args:
+        repo: the data set, `owner/name`.
+        pattern: of the files' paths in it, such as `nlvr2/*.parquet`; * passes over slashes.
+        by_hand: what to do where the hub cannot be reached.
+
+    Raises:
+        UserError: as `hub_file` does; or no file matches.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _hub_told(repo, pattern, by_hand):
+        folder = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=pattern))
+    named = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = [named[name] for name in sorted(named) if fnmatchcase(name, pattern)]
+    if not files:
+        raise UserError(f"the hub's {repo} has no {pattern}", fix=by_hand)
+    return Fetched(folder.name, files)
+
+
+@contextmanager
+def _hub_told(repo: str, name: str, by_hand: str) -> Iterator[None]:
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -39,7 +80,7 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset"))
+        yield
     except GatedRepoError as error:
         fix = f"apply at {constants.ENDPOINT}/datasets/{repo}, then `hf auth login`, or set HF_TOKEN"
         raise UserError(f"the hub's {repo} is gated, and you are not let in", fix=fix) from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from phi3v.converters.finish import data_files, write_last_files
+from phi3v.converters.finish import Remarks, data_files, write_last_files
 from phi3v.converters.journal import Converted, Entry, Journal, Rejected, Stored
 from phi3v.converters.manifest import CARD, IMAGES, MANIFEST, WORK, differences, read_manifest, read_sums
 from phi3v.converters.render import digest, unwritable
@@ -104,14 +104,15 @@ class Sink:
             self.journal.append(entry)
             self._name_images(entry)
 
-    def finish(self, about: str) -> None:
+    def finish(self, about: str, remarks: Remarks = lambda _: {}) -> None:
         """Write the last files, and remove what only a restart needs; with failures, that is all of it.
 
         Args:
             about: the converter's docstring, for the card.
+            remarks: what the manifest says besides, made of what it says.
         """
         with self._telling():
-            write_last_files(self._out_dir, self._settings, self.journal.entries(), about)
+            write_last_files(self._out_dir, self._settings, self.journal.entries(), about, remarks)
             shutil.rmtree(self.stage, ignore_errors=True)
             self.remove_leftovers()
 
