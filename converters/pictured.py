@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from phi3v.converters.base import SourceError
+from phi3v.converters.download import fetch
 from phi3v.converters.images import read_picture, safe_name
 from phi3v.schema import UserError
 
@@ -18,13 +20,15 @@ class Picked:
 
     Attributes:
         name: its path below the image root, without the split; a suffix is added by content.
-        data: a file, or its bytes.
+        data: a file, its bytes, or an http address.
         where: what errors name; a file names itself.
+        turn: that shows it, from 0.
     """
 
     name: str
-    data: Path | bytes
+    data: Path | bytes | str
     where: str | None = None
+    turn: int = 0
 
 
 class Brought(NamedTuple):
@@ -45,13 +49,23 @@ def bring(split: str, pictures: Iterable[Picked]) -> Brought:
     images: dict[str, bytes] = {}
     notes: dict[str, None] = {}
     for picked in pictures:
-        picture = read_picture(picked.data, where=picked.where)
+        data = _downloaded(picked.data, picked.where) if isinstance(picked.data, str) else picked.data
+        picture = read_picture(data, where=picked.where)
         name = f"{split}/{picked.name}{picture.suffix}"
         names.append(name if name not in images else f"{split}/{picked.name}.{len(names)}{picture.suffix}")
         images[names[-1]] = picture.data
         if picture.note:
             notes[f"{PurePosixPath(picked.name).name}: {picture.note}"] = None
     return Brought(tuple(names), images, tuple(notes))
+
+
+def _downloaded(address: str, where: str | None) -> bytes:
+    with TemporaryDirectory(prefix="phi3v-") as folder:
+        try:
+            path = fetch(address, Path(folder) / "picture", by_hand="fetch it by hand, and name the file")
+        except UserError as error:
+            raise SourceError("not-fetched", error.what, where=where, fix=error.fix) from error
+        return path.read_bytes()
 
 
 def name_of(path: PurePosixPath) -> str:

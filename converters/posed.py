@@ -18,7 +18,7 @@ class Posed(Item):
 
     Attributes:
         turns: without images.
-        pictures: of the first turn.
+        pictures: in the order of the turns that show them.
         label: the class, for the closing counts.
         system: text put before the first turn.
         metadata: of the record; an empty one is left out.
@@ -43,9 +43,11 @@ def render(item: Posed) -> Draft:
     if item.fault:
         raise SourceError(item.fault.reason, item.fault.what, where=item.source, fix=item.fault.fix)
     brought = bring(item.split, item.pictures)
-    first, *others = item.turns
+    shown: dict[int, list[str]] = {}
+    for picked, name in zip(item.pictures, brought.names, strict=True):
+        shown.setdefault(picked.turn, []).append(name)
     return Draft(
-        turns=(replace(first, images=brought.names), *others),
+        turns=tuple(replace(turn, images=tuple(shown.get(number, ()))) for number, turn in enumerate(item.turns)),
         images=brought.images,
         label=item.label,
         system=item.system,
