@@ -188,9 +188,8 @@ class Mapping:
         ), system
 
     def _filled(self, template: str, row: Row) -> str:
-        return fill(
-            template, {name: text_of(row.data.get(name), where=row.place, column=name) for name in fields_of(template)}
-        )
+        cells = {name: _inner(row.data, name) for name in fields_of(template)}
+        return fill(template, {name: text_of(cell, where=row.place, column=name) for name, cell in cells.items()})
 
     def _pictures(self, rows: list[Row], place: Place, number: int) -> tuple[Picked, ...]:
         """Return the pictures of rows; one that an earlier row has shown is not shown again."""
@@ -235,7 +234,8 @@ def _template(flag: str, text: str, known: list[str]) -> str:
     if text in known:
         return f"{{{text}}}"
     if "{" in text or "}" in text or " " in text.strip():
-        check_templates(flag, [text], known)
+        inner = [name for name in fields_of(text) if name.partition(".")[0] in known]
+        check_templates(flag, [text], [*known, *inner])
         return text
     raise unknown_name(f"{flag} names column {text!r}", text, known)
 
@@ -245,6 +245,15 @@ def _key(row: Row, columns: tuple[str, ...]) -> str:
     cells = [row.data.get(column) for column in columns]
     parts = [data if (data := image_bytes(cell)) is not None else repr(cell).encode() for cell in cells]
     return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else ""
+
+
+def _inner(data: dict[str, Any], name: str) -> Any:
+    """Return a cell, or with `column.field` what a struct holds."""
+    if name in data:
+        return data[name]
+    column, _, field = name.partition(".")
+    cell = data.get(column)
+    return cell.get(field) if isinstance(cell, dict) else None
 
 
 def _plain(value: Any) -> Any:
