@@ -15,7 +15,7 @@ from phi3v.converters.base import SourceError
 from phi3v.converters.cells import conversation_of, is_empty, list_of, picked, text_of
 from phi3v.converters.parquet import SPLIT_OF, image_bytes
 from phi3v.converters.pictured import Picked
-from phi3v.converters.posed import Posed, faulty
+from phi3v.converters.posed import Posed, check_answered, faulty
 from phi3v.converters.prompts import check_templates, choose, fields_of, fill, unknown_name
 from phi3v.converters.splits import check_fractions, hashed_split
 from phi3v.schema import Turn, UserError
@@ -131,10 +131,7 @@ class Mapping:
             system = system or spoken
         else:
             turns = tuple(self._turn(row, prompt) for row in rows)
-        open_turns = [turn for turn in turns[: -1 if split == "test" else None] if turn.assistant is None]
-        if open_turns:
-            what = "no answer, which only the last turn of a test record may lack"
-            raise SourceError("no-answer", what, where=first.place, fix="fill the cell, or remove the row")
+        check_answered(split, turns, first.place)
         kept = [*options.metadata, *(name for name in (options.label, options.group) if name)]
         metadata = {name: _plain(first.data[name]) for name in kept if not is_empty(first.data.get(name))}
         if options.group and options.group in metadata:

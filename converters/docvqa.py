@@ -26,7 +26,7 @@ from phi3v.converters.annotations import Fault, refuse_again
 from phi3v.converters.base import SourceError
 from phi3v.converters.docvqa_forms import Question, Questions, find_questions
 from phi3v.converters.pictured import Picked
-from phi3v.converters.posed import Posed, answered, faulty, render
+from phi3v.converters.posed import Posed, answered, check_answered, faulty, render
 from phi3v.converters.prompts import check_templates, choose, fill
 from phi3v.converters.recipe import CAULDRON, NIELSR, Part, comparison, fetch_parts, fetched_parts, where_to_apply
 from phi3v.converters.recipe_prompts import AS_GIVEN, DOCVQA
@@ -120,11 +120,13 @@ def _pose(question: Question, templates: tuple[str, ...], seed: int) -> Posed:
         "prompt": number if len(templates) > 1 else None,
     }
     picture = question.picture
+    turn = answered(fill(templates[number], {"question": row.text("question")}), row.texts("answers"))
+    check_answered(question.split, [turn], row.place)
     return Posed(
         split=question.split,
         source=row.place,
         files=(picture,) if isinstance(picture, Path) else (),
-        turns=(answered(fill(templates[number], {"question": row.text("question")}), row.texts("answers")),),
+        turns=(turn,),
         pictures=(Picked(question.name, picture, None if isinstance(picture, Path) else row.place),) if picture else (),
         metadata={key: value for key, value in metadata.items() if value not in (None, [])},
     )

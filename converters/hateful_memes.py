@@ -22,7 +22,7 @@ from phi3v.converters.annotations import Fault, Row, read_json_lines, refuse_aga
 from phi3v.converters.base import SourceError
 from phi3v.converters.cauldron import Example, cauldron_files, read_cauldron, recipe_split
 from phi3v.converters.pictured import Picked, find_picture, image_folders, name_of
-from phi3v.converters.posed import Posed, faulty, render
+from phi3v.converters.posed import Posed, check_answered, faulty, render
 from phi3v.converters.prompts import check_templates, choose, fields_of, fill
 from phi3v.converters.recipe import cauldron_part, comparison, fetch_parts, where_to_apply
 from phi3v.converters.recipe_prompts import HATEFUL_MEMES, MEME_TEXT
@@ -152,14 +152,16 @@ def _pose(meme: Meme, folders: list[Path], options: Options) -> Posed:
     question = (fill(MEME_TEXT, {"text": text}) if options.with_text else "") + fill(templates[number], {"text": text})
     # The id is an int in some copies, and 5 digits in others; the picture's name is the same in all.
     metadata = {"meme": PurePosixPath(image).stem, "file": meme.file, "text": text, "label": label, "prompt": number}
+    turn = Turn(user=question, assistant=None if label is None else ANSWERS[label])
+    check_answered(meme.split, [turn], row.place)
     dropped = {"prompt"} if len(templates) == 1 else set()
     return Posed(
         split=meme.split,
         source=row.place,
         files=(path,),
-        turns=(Turn(user=question, assistant=None if label is None else ANSWERS[label]),),
+        turns=(turn,),
         pictures=(Picked(name_of(PurePosixPath(PurePosixPath(image).name)), path),),
-        label=None if label is None else ANSWERS[label],
+        label=turn.assistant,
         metadata={key: value for key, value in metadata.items() if value not in (None, "") and key not in dropped},
     )
 

@@ -26,7 +26,7 @@ from phi3v.converters.annotations import Fault, Row, read_json_lines, refuse_aga
 from phi3v.converters.base import SourceError
 from phi3v.converters.cauldron import Example, cauldron_files, read_cauldron, recipe_split
 from phi3v.converters.pictured import Picked, image_folders
-from phi3v.converters.posed import Posed, faulty, render
+from phi3v.converters.posed import Posed, check_answered, faulty, render
 from phi3v.converters.prompts import check_templates, choose, fill
 from phi3v.converters.recipe import cauldron_part, comparison, fetch_parts, where_to_apply
 from phi3v.converters.recipe_prompts import NLVR2
@@ -147,14 +147,16 @@ def _pose(split: str, row: Row, folders: list[Path], options: Options) -> Posed:
     number = choose(templates, identifier, options.seed)
     metadata = {"identifier": identifier, "group": parts["set"], "sentence": row.text("sentence"), "label": label}
     urls = {key: row.data[key] for key in ("left_url", "right_url", "synset", "directory") if key in row.data}
-    answer = None if label is None else ANSWERS[label]
+    caption = fill(templates[number], {"caption": row.text("sentence")})
+    turn = Turn(user=caption, assistant=None if label is None else ANSWERS[label])
+    check_answered(split, [turn], row.place)
     return Posed(
         split=split,
         source=row.place,
         files=paths,
-        turns=(Turn(user=fill(templates[number], {"caption": row.text("sentence")}), assistant=answer),),
+        turns=(turn,),
         pictures=tuple(Picked(path.stem, path) for path in paths),
-        label=answer,
+        label=turn.assistant,
         metadata=metadata | urls | ({"prompt": number} if len(templates) > 1 else {}),
     )
 

@@ -62,3 +62,11 @@ def answered(user: str, answers: Sequence[str]) -> Turn:
     if not accepted:
         return Turn(user=user)
     return Turn(user=user, assistant=accepted[0], answers=accepted)
+
+
+def check_answered(split: str, turns: Sequence[Turn], place: str) -> None:
+    """Raise if a turn has no answer; only the last one of a test record may lack it: it can be predicted."""
+    needed = turns[:-1] if split == "test" else turns
+    if any(turn.assistant is None for turn in needed):
+        what = f"no answer, without which a {split} record teaches and scores nothing"
+        raise SourceError("no-answer", what, where=place, fix="fill it in, or move the row to a test file")
