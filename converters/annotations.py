@@ -24,16 +24,17 @@ MEND = "mend this row; --on_error skip goes on without it"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a row cannot become a record, as `SourceError` has it."""
+    """Why a row cannot become a record, as `SourceError` has it; `where` if it is another place than the row."""
 
     reason: str
     what: str
     fix: str = MEND
+    where: str | None = None
 
     @classmethod
     def of(cls, error: SourceError) -> Fault:
         """Return what an error says, to be raised when the item's turn comes."""
-        return cls(error.reason, error.what, error.fix or MEND)
+        return cls(error.reason, error.what, error.fix or MEND, None if error.where is None else str(error.where))
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,10 +227,10 @@ class Mapping:
 
 
 def _template(flag: str, text: str, known: list[str]) -> str:
-    """Return a template: of a column's name, of one with fields, or of a text of several words as it is."""
+    """Return a template: of a column's name, one with fields, or a text that cannot be meant as a name, as it is."""
     if text in known:
         return f"{{{text}}}"
-    if "{" in text or "}" in text or " " in text.strip():
+    if not re.fullmatch(r"[\w.-]+", text):
         inner = [name for name in fields_of(text) if name.partition(".")[0] in known]
         check_templates(flag, [text], [*known, *inner])
         return text

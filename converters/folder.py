@@ -143,8 +143,9 @@ def _records(files: list[tuple[Part, Path]], options: Options, *, captioned: boo
         fix = "one folder a class, or a text file beside each picture"
         raise UserError(f"one class only: {classes[0]!r}", where=options.src_dir, fix=fix)
     for (part, label, key), paths in members.items():
-        together = _key(group, part, paths[0]) if group else key
-        split = part.split or hashed_split(f"{label}/{together}", options.val_fraction, options.test_fraction)
+        # What a group finds may lie in several classes, such as a person.
+        together = _key(group, part, paths[0]) if group else f"{label}/{key}"
+        split = part.split or hashed_split(together, options.val_fraction, options.test_fraction)
         place = paths[0].relative_to(options.src_dir).as_posix()
         try:
             answer = read_caption(paths) if captioned else label

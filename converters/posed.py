@@ -41,7 +41,8 @@ def faulty(split: str, place: str, fault: Fault) -> Posed:
 def render(item: Posed) -> Draft:
     """Read one item's pictures."""
     if item.fault:
-        raise SourceError(item.fault.reason, item.fault.what, where=item.source, fix=item.fault.fix)
+        fault = item.fault
+        raise SourceError(fault.reason, fault.what, where=fault.where or item.source, fix=fault.fix)
     brought = bring(item.split, item.pictures)
     shown: dict[int, list[str]] = {}
     for picked, name in zip(item.pictures, brought.names, strict=True):
