@@ -17,7 +17,7 @@ Splits:  as published. The official test has no answers: its records can be pred
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,18 +57,20 @@ class Options:
     seed: Annotated[int, "Of that draw."] = 0
 
 
-def plan(options: Options) -> Iterator[Posed]:
-    """Yield the items, split by split, in the order of the files."""
+def plan(options: Options) -> Iterable[Posed]:
+    """Return the items, split by split, in the order of the files; rows of Parquet one by one."""
     check_templates("--prompt", options.prompt, FIELDS)
     assert options.src_dir is not None, "fetched before the plan"
     if not options.src_dir.exists():
         raise UserError("no such folder", where=options.src_dir, fix="point --src_dir at the unpacked DocVQA")
     if options.recipe_splits and not fetched_parts(options.src_dir):
         raise UserError("--recipe_splits is about what is fetched", fix="leave --src_dir or --recipe_splits out")
-    questions = find_questions(options.src_dir, options.image_dir)
+    questions, streamed = find_questions(options.src_dir, options.image_dir)
     if options.turns == "page":
-        return _pages(questions, options)
-    return (posed for _, posed in _posed(questions, options, pictures=True))
+        items = _pages(questions, options)
+    else:
+        items = (posed for _, posed in _posed(questions, options, pictures=True))
+    return items if streamed else list(items)
 
 
 def fetch(options: Options, folder: Path) -> Options:

@@ -50,10 +50,20 @@ class Question(NamedTuple):
 Questions = Callable[..., Iterator[Question]]
 
 
-def find_questions(src_dir: Path, image_dir: Path | None) -> Questions:
-    """Return what reads the data below `src_dir`, which may also be one annotation file.
+class Found(NamedTuple):
+    """What reads a source.
 
-    It takes `pictures=`, whether to read more than texts, and may be called again.
+    Attributes:
+        questions: takes `pictures=`, whether to read more than texts, and may be called again.
+        streamed: whether its pictures are bytes, of which few fit into memory.
+    """
+
+    questions: Questions
+    streamed: bool
+
+
+def find_questions(src_dir: Path, image_dir: Path | None) -> Found:
+    """Return what reads the data below `src_dir`, which may also be one annotation file.
 
     Raises:
         UserError: there is none that is known.
@@ -61,12 +71,12 @@ def find_questions(src_dir: Path, image_dir: Path | None) -> Questions:
     if documents := _documents(src_dir):
         root = src_dir if src_dir.is_dir() else src_dir.parent
         folders = image_folders(root, image_dir, PAGE_FOLDERS)
-        return lambda *, pictures: _from_json(documents, root, folders)  # noqa: ARG005  # a file is no bytes yet
+        return Found(partial(_from_json, documents, root, folders), streamed=False)
     files = parquet_files(src_dir)
     if not files:
         fix = "point --src_dir at the folder with train_v1.0.json or train_v1.0_withQT.json, or with Parquet files"
         raise UserError("no annotations of DocVQA here", where=src_dir, fix=fix)
-    return partial(_from_parquet, files, src_dir if src_dir.is_dir() else src_dir.parent)
+    return Found(partial(_from_parquet, files, src_dir if src_dir.is_dir() else src_dir.parent), streamed=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSON
@@ -85,7 +95,13 @@ def _documents(src_dir: Path) -> list[Path]:
     return []
 
 
-def _from_json(documents: list[Path], root: Path, folders: list[Path]) -> Iterator[Question]:
+def _from_json(
+    documents: list[Path],
+    root: Path,
+    folders: list[Path],
+    *,
+    pictures: bool,  # noqa: ARG001  # files are no bytes yet
+) -> Iterator[Question]:
     for path in documents:
         document = read_document(path, path.relative_to(root).as_posix())
         told = split_of(path.name) or SPLIT_OF.get(str(document.head.get("dataset_split")))

@@ -82,30 +82,38 @@ class Part(NamedTuple):
     root: Path
 
 
-def plan(options: Options) -> Iterator[Posed]:
-    """Yield the records, split by split, in the order of their names."""
+def plan(options: Options) -> list[Posed]:
+    """Return the records, split by split, in the order of their names."""
     check_fractions(options.val_fraction, options.test_fraction)
     if not options.src_dir.is_dir():
         raise UserError("no such folder", where=options.src_dir, fix="point --src_dir at the pictures")
     parts = _parts(options.src_dir)
-    tables = [(part, table) for part in parts if (table := metadata_of(part.root))]
-    if tables:
-        prompt = options.prompt or (DESCRIBE.format(what="image"),)
-        mapping = ColumnOptions(
-            seed=options.seed, val_fraction=options.val_fraction, test_fraction=options.test_fraction
-        )
-        for part, table in tables:
-            place = Place(part.split, part.root, safe_name(table.stem))
-            yield from captioned_records(
-                table, options.src_dir, place, replace(mapping, user=prompt), options.caption_column
-            )
-        return
+    if any(metadata_of(part.root) for part in parts):
+        return list(_from_tables(parts, options))
     files = [(part, path) for part in parts for path in _files(part.root)]
     if not files:
         raise UserError("no pictures or videos here", where=options.src_dir, fix="point --src_dir at them")
     captioned = any(path.with_suffix(".txt").is_file() for _, path in files)
     check_templates("--prompt", options.prompt, () if captioned else ("classes",))
-    yield from _records(files, options, captioned=captioned)
+    return list(_records(files, options, captioned=captioned))
+
+
+def _from_tables(parts: list[Part], options: Options) -> Iterator[Posed]:
+    if options.record or options.group:
+        what = "--record and --group find nothing where a metadata file says which pictures are a record"
+        raise UserError(what, where=options.src_dir, fix="leave them out, or see phi3v-data convert table --help")
+    columns = ColumnOptions(
+        user=options.prompt or (DESCRIBE.format(what="image"),),
+        seed=options.seed,
+        val_fraction=options.val_fraction,
+        test_fraction=options.test_fraction,
+    )
+    for part in parts:
+        table = metadata_of(part.root)
+        if table is None:
+            raise UserError("no metadata file here, but one beside", where=part.root, fix="write one for each split")
+        place = Place(part.split, part.root, safe_name(table.stem))
+        yield from captioned_records(table, options.src_dir, place, columns, options.caption_column)
 
 
 def _pattern(flag: str, text: str | None) -> re.Pattern[str] | None:

@@ -13,7 +13,7 @@ Splits:  as published, dev as val; a meme of both dev files is taken once. Test 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
@@ -65,8 +65,8 @@ class Meme(NamedTuple):
     file: str
 
 
-def plan(options: Options) -> Iterator[Posed]:
-    """Yield the memes, split by split, in the order of the files."""
+def plan(options: Options) -> Iterable[Posed]:
+    """Return the memes, split by split, in the order of the files; rows of Parquet one by one."""
     check_templates("--prompt", options.prompt, FIELDS)
     assert options.src_dir is not None, "fetched before the plan"
     roots = (options.src_dir / "data", options.src_dir)
@@ -80,7 +80,7 @@ def plan(options: Options) -> Iterator[Posed]:
         if options.recipe_splits:
             what = "--recipe_splits splits the_cauldron's rows, and these are none"
             raise UserError(what, where=root, fix="leave --src_dir out, and they are fetched")
-        return _official(files, root, image_folders(root, options.image_dir, ("", "data")), options)
+        return list(_official(files, root, image_folders(root, options.image_dir, ("", "data")), options))
     if options.with_text or any("text" in fields_of(template) for template in options.prompt):
         raise UserError("the_cauldron has no text of the memes", where=options.src_dir, fix="take the official files")
     root = options.src_dir if options.src_dir.is_dir() else options.src_dir.parent

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,8 +66,8 @@ class Options:
     recipe_splits: Annotated[bool, "the_cauldron's first 500 rows are val, the rest train, as in the recipe."] = False
 
 
-def plan(options: Options) -> Iterator[Posed]:
-    """Yield the sentences, split by split, in the order of the files."""
+def plan(options: Options) -> Iterable[Posed]:
+    """Return the sentences, split by split, in the order of the files; rows of Parquet one by one."""
     check_templates("--prompt", options.prompt, FIELDS)
     assert options.src_dir is not None, "fetched before the plan"
     if not options.src_dir.exists():
@@ -84,7 +84,7 @@ def plan(options: Options) -> Iterator[Posed]:
         raise UserError(what, where=options.src_dir, fix=fix)
     folders = image_folders(root, options.image_dir, ("images", "nlvr2/images", ""))
     sentences = (one for split, path in files for one in _sentences(split, path, root, folders, options))
-    return _pairs(sentences) if options.turns == "pair" else sentences
+    return list(_pairs(sentences) if options.turns == "pair" else sentences)
 
 
 def fetch(options: Options, folder: Path) -> Options:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.download import fetch
-from phi3v.converters.images import read_picture, safe_name
+from phi3v.converters.images import Picture, read_picture, safe_name
 from phi3v.schema import UserError
 
 
@@ -49,14 +50,28 @@ def bring(split: str, pictures: Iterable[Picked]) -> Brought:
     images: dict[str, bytes] = {}
     notes: dict[str, None] = {}
     for picked in pictures:
-        data = _downloaded(picked.data, picked.where) if isinstance(picked.data, str) else picked.data
-        picture = read_picture(data, where=picked.where)
+        picture = _read(picked)
         name = f"{split}/{picked.name}{picture.suffix}"
         names.append(name if name not in images else f"{split}/{picked.name}.{len(names)}{picture.suffix}")
         images[names[-1]] = picture.data
         if picture.note:
             notes[f"{PurePosixPath(picked.name).name}: {picture.note}"] = None
     return Brought(tuple(names), images, tuple(notes))
+
+
+def _read(picked: Picked) -> Picture:
+    if isinstance(picked.data, str):
+        return read_picture(_downloaded(picked.data, picked.where), where=picked.where)
+    if isinstance(picked.data, Path) and picked.data.is_file():
+        status = picked.data.stat()
+        return _read_file(picked.data, status.st_mtime_ns, status.st_size)
+    return read_picture(picked.data, where=picked.where)
+
+
+# Questions on one page follow each other, and decoding it is nearly all of the work.
+@lru_cache(maxsize=4)
+def _read_file(path: Path, changed: int, size: int) -> Picture:  # noqa: ARG001  # the file as it is now
+    return read_picture(path)
 
 
 def _downloaded(address: str, where: str | None) -> bytes:

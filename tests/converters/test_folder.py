@@ -234,6 +234,8 @@ def test_metadata_with_several_pictures_a_row_and_fields_in_the_prompt(
         (("a/1.png", "b/1.png"), {}, {"val_fraction": -1.0}, "leave nothing for training"),
         (("1.png",), {"metadata.csv": "name,text\n1.png,x"}, {}, "no column file_name among name, text"),
         (("1.png",), {"metadata.csv": "file_name,caption\n1.png,x"}, {}, "no column 'text' among file_name, caption"),
+        (("1.png",), {"metadata.csv": "file_name,text"}, {"record": "(.)"}, "--record and --group find nothing"),
+        (("train/1.png", "val/1.png"), {"val__metadata.csv": "file_name,text"}, {}, "no metadata file here"),
         (("1.png",), {"metadata.csv": "x", "metadata.jsonl": ""}, {}, "both metadata.csv and metadata.jsonl"),
     ],
 )
