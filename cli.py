@@ -210,6 +210,7 @@ class Converters(click.Group):
         from phi3v.converters.registry import converter
 
         module = converter(cmd_name)
+        example = getattr(module, "EXAMPLE", "--src_dir DIR")
         out_dir = click.Option(
             ["--out_dir"], type=click.Path(path_type=Path), required=True, help="Where the records and images/ go."
         )
@@ -228,7 +229,7 @@ class Converters(click.Group):
             params=[out_dir, *options_of(module.Options), *how],
             help="\b\n" + (getdoc(module) or "").replace("\n\n", "\n\n\b\n"),  # \\b: keep the lines as they are
             short_help=module.SUMMARY,
-            epilog=f"\b\nExample:\n  phi3v-data convert {cmd_name} --src_dir DIR --out_dir data",
+            epilog=f"\b\nExample:\n  phi3v-data convert {cmd_name} {example} --out_dir data",
         )
 
 

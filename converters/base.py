@@ -87,6 +87,8 @@ class Converter(Protocol):
         MODULES: what `render` imports from the `convert` extra.
         Options: a frozen dataclass of `Annotated[type, "help"]` fields, one of them `src_dir`, which is None where
             the data are to be fetched.
+
+    `EXAMPLE` may hold the options that `--help` shows, without --out_dir.
     """
 
     SUMMARY: str

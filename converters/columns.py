@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import orjson
+
 from phi3v.converters.annotations import Fault, Row
 from phi3v.converters.base import SourceError
 from phi3v.converters.cells import conversation_of, is_empty, list_of, picked, text_of
@@ -101,7 +103,7 @@ class Mapping:
                 yield self._record([row], place, number)
             return
         seen: dict[str, str] = {}
-        grouped = groupby(rows, lambda row: text_of(row.data.get(key), where=row.place, column=key) or row.place)
+        grouped = groupby(rows, lambda row: _text(row, key) or row.place)
         for number, (value, members) in enumerate(grouped):
             group = list(members)
             if seen.setdefault(value, group[0].place) != group[0].place:
@@ -133,7 +135,7 @@ class Mapping:
             turns = tuple(self._turn(row, prompt) for row in rows)
         check_answered(split, turns, first.place)
         kept = [*options.metadata, *(name for name in (options.label, options.group) if name)]
-        metadata = {name: _plain(first.data[name]) for name in kept if not is_empty(first.data.get(name))}
+        metadata = {name: _plain(first, name) for name in kept if not is_empty(first.data.get(name))}
         if options.group and options.group in metadata:
             metadata["group"] = str(metadata[options.group])
         if len(self._user) > 1:
@@ -144,9 +146,7 @@ class Mapping:
             files=tuple(dict.fromkeys(one.data for one in pictures if isinstance(one.data, Path))),
             turns=turns,
             pictures=pictures,
-            label=text_of(first.data.get(options.label), where=first.place, column=options.label) or None
-            if options.label
-            else None,
+            label=_text(first, options.label) or None,
             system=system or None,
             metadata=metadata,
         )
@@ -185,7 +185,10 @@ class Mapping:
         ), system
 
     def _filled(self, template: str, row: Row) -> str:
+        """Return a template filled; it says nothing if all of its fields are empty."""
         cells = {name: _inner(row.data, name) for name in fields_of(template)}
+        if cells and all(is_empty(cell) for cell in cells.values()):
+            return ""
         return fill(template, {name: text_of(cell, where=row.place, column=name) for name, cell in cells.items()})
 
     def _pictures(self, rows: list[Row], place: Place, number: int) -> tuple[Picked, ...]:
@@ -214,15 +217,14 @@ class Mapping:
     def _split(self, row: Row, place: Place) -> str:
         options = self._options
         if options.split_column:
-            told = text_of(row.data.get(options.split_column), where=row.place, column=options.split_column)
+            told = _text(row, options.split_column)
             if told.strip().lower() not in SPLIT_OF:
                 what = f"{options.split_column!r} is {told!r:.40}, which is no split"
                 raise SourceError("unknown-split", what, where=row.place, fix=f"write one of {', '.join(SPLIT_OF)}")
             return SPLIT_OF[told.strip().lower()]
         if place.split:
             return place.split
-        group = text_of(row.data.get(options.group), where=row.place, column=options.group) if options.group else ""
-        key = group or _key(row, options.image) or row.place
+        key = _text(row, options.group) or _key(row, options.image) or row.place
         return hashed_split(key, options.val_fraction, options.test_fraction)
 
 
@@ -253,9 +255,28 @@ def _inner(data: dict[str, Any], name: str) -> Any:
     return cell.get(field) if isinstance(cell, dict) else None
 
 
-def _plain(value: Any) -> Any:
-    """Return a cell as JSON has it."""
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+def _text(row: Row, column: str | None) -> str:
+    """Return a column's text; empty without a column."""
+    return text_of(row.data.get(column), where=row.place, column=column) if column else ""
+
+
+def _plain(row: Row, column: str) -> Any:
+    """Return a cell as JSON has it: dates as texts, NaN inside of lists as null.
+
+    Raises:
+        SourceError: it holds what JSON cannot, such as bytes.
+    """
+    try:
+        return orjson.loads(orjson.dumps(row.data[column], default=_named))
+    except TypeError as error:
+        what = f"{column!r} cannot be kept in metadata ({error})"
+        raise SourceError("wrong-field", what, where=row.place, fix="leave it out of --metadata") from error
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise TypeError("bytes")
+    return str(value)
 
 
 def _tagged(said: list[tuple[str, str]], pictures: int, row: Row) -> list[tuple[str, str]]:

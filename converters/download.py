@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ def _hub_told(repo: str, name: str, by_hand: str) -> Iterator[None]:
         raise UserError(f"cannot fetch {name} from the hub's {repo} ({first_line(error)})", fix=by_hand) from error
 
 
-def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str) -> Path:
+def fetch(address: str, target: Path, *, sha256: str | None = None, most: int | None = None, by_hand: str) -> Path:
     """Download a file to `target`; what is there already is taken, and half of it is gone on with.
 
     The name `target` appears only when all is there and the checksum agrees; until then it is `<target>.part`.
@@ -97,6 +96,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
         address: http or https.
         target: its folder is made.
         sha256: the file's checksum, where it is known.
+        most: bytes that it may have; what is larger is given up at once.
         by_hand: what to do where the address cannot be reached.
 
     Raises:
@@ -110,7 +110,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
     part = target.with_name(f"{target.name}.part")
     for attempt in range(1, TRIES + 1):
         try:
-            _receive(address, part)
+            _receive(address, part, most)
             break
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             if attempt == TRIES or (isinstance(error, urllib.error.HTTPError) and error.code < 500):  # noqa: PLR2004
@@ -120,7 +120,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
     return target
 
 
-def _receive(address: str, part: Path) -> None:
+def _receive(address: str, part: Path, most: int | None) -> None:
     """Append what is missing to `part`; begin anew where the server does not go on from there."""
     have = part.stat().st_size if part.exists() else 0
     # Never compressed on the way: the range counts bytes of the file.
@@ -130,7 +130,10 @@ def _receive(address: str, part: Path) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
             goes_on = answer.status == http.client.PARTIAL_CONTENT
             with part.open("ab" if goes_on else "wb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    if most is not None and file.tell() > most:
+                        raise UserError(f"{address} gives more than {most} bytes", fix="fetch it by hand")
                 file.flush()
                 os.fsync(file.fileno())
                 _check_length(answer, file.tell(), have if goes_on else 0)
@@ -140,7 +143,7 @@ def _receive(address: str, part: Path) -> None:
             raise
         # All of it is there, or the file has shrunk; the checksum tells, and without one it is fetched again.
         part.unlink()
-        _receive(address, part)
+        _receive(address, part, most)
 
 
 def _check_length(answer: http.client.HTTPResponse, written: int, had: int) -> None:

@@ -80,6 +80,8 @@ def plan(options: Options) -> Iterable[Posed]:
         if options.recipe_splits:
             what = "--recipe_splits splits the_cauldron's rows, and these are none"
             raise UserError(what, where=root, fix="leave --src_dir out, and they are fetched")
+        if (packed := root / "img.tar.gz").is_file() and not (root / "img").is_dir() and options.image_dir is None:
+            raise UserError("the pictures are still packed", where=packed, fix=f"tar -xzf {packed} -C {root}")
         return list(_official(files, root, image_folders(root, options.image_dir, ("", "data")), options))
     if options.with_text or any("text" in fields_of(template) for template in options.prompt):
         raise UserError("the_cauldron has no text of the memes", where=options.src_dir, fix="take the official files")

@@ -25,6 +25,7 @@ from phi3v.schema.errors import first_line
 __all__ = ["MODULES", "SUMMARY", "Options", "fetch", "plan", "render"]
 
 SUMMARY = "Any data set of the hub, columns mapped by flags"
+EXAMPLE = "--dataset OWNER/NAME --user question --assistant answer --image image"
 MODULES = ("datasets", "pyarrow")
 
 

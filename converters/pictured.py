@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.download import fetch
-from phi3v.converters.images import Picture, read_picture, safe_name
+from phi3v.converters.images import MAX_BYTES, Picture, read_picture, safe_name
 from phi3v.schema import UserError
 
 
@@ -77,7 +77,8 @@ def _read_file(path: Path, changed: int, size: int) -> Picture:  # noqa: ARG001 
 def _downloaded(address: str, where: str | None) -> bytes:
     with TemporaryDirectory(prefix="phi3v-") as folder:
         try:
-            path = fetch(address, Path(folder) / "picture", by_hand="fetch it by hand, and name the file")
+            by_hand = "fetch it by hand, and name the file"
+            path = fetch(address, Path(folder) / "picture", most=MAX_BYTES, by_hand=by_hand)
         except UserError as error:
             raise SourceError("not-fetched", error.what, where=where, fix=error.fix) from error
         return path.read_bytes()

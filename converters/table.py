@@ -26,6 +26,7 @@ from phi3v.schema import UserError
 __all__ = ["MODULES", "SUMMARY", "Options", "plan", "render"]
 
 SUMMARY = "A table of yours: CSV, TSV, JSONL or Parquet, columns mapped by flags"
+EXAMPLE = "--src_dir qa.csv --user question --assistant answer --image picture"
 MODULES = ("pyarrow",)
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 LOOKED_AT = 100  # rows of JSON lines whose keys are the columns

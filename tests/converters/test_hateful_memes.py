@@ -159,6 +159,14 @@ def test_an_annotation_file_that_is_not_there(tmp_path: Path) -> None:
         list(hateful_memes.plan(Options(src_dir=tmp_path)))
 
 
+def test_pictures_that_are_still_packed_are_told(tmp_path: Path, write_lines: Callable[..., Path]) -> None:
+    write_lines(tmp_path / "train.jsonl", meme(1))
+    (tmp_path / "img.tar.gz").write_bytes(b"")
+
+    with pytest.raises(UserError, match="still packed\n.*tar -xzf"):
+        hateful_memes.plan(Options(src_dir=tmp_path))
+
+
 @pytest.fixture
 def cauldron(tmp_path: Path, picture: Callable[..., bytes], write_parquet: Callable[..., Path]) -> Path:
     """520 rows in two shards, as the_cauldron has them."""

@@ -132,6 +132,29 @@ def test_an_empty_answer_costs_its_row_unless_it_is_a_tests(
     assert done.rejected[0][1].startswith("mine.parquet:row 0: no answer")
 
 
+def test_a_template_with_nothing_to_fill_in_asks_nothing(tmp_path: Path, converted: Callable[..., Any]) -> None:
+    rows = [{"question": question, "hint": hint, "answer": "y"} for question, hint in (("", ""), ("a?", ""), ("", "b"))]
+    path = write_delimited(tmp_path / "train.csv", rows)
+
+    done = converted("table", options(path, user=("Q: {question} ({hint})",), image=()), on_error="skip")
+
+    assert done.turns("train") == [("Q: a? ()", "y"), ("Q:  (b)", "y")]
+    assert [reason for reason, _ in done.rejected] == ["no-question"]
+
+
+def test_metadata_are_json_or_the_row_is_refused(
+    tmp_path: Path, write_parquet: Callable[..., Path], converted: Callable[..., Any]
+) -> None:
+    row = {"question": "What?", "answer": "y", "day": dt.date(2024, 2, 29), "list": [1.0, math.nan], "raw": b"x"}
+    path = write_parquet(tmp_path / "train.parquet", [row])
+
+    kept = converted("table", options(path, image=(), metadata=("day", "list")))
+    refused = converted("table", options(path, image=(), metadata=("raw",)), on_error="skip")
+
+    assert kept.records["train"][0]["metadata"] == {"day": "2024-02-29", "list": [1.0, None]}
+    assert "'raw' cannot be kept in metadata" in refused.rejected[0][1]
+
+
 def test_whole_numbers_beside_gaps_are_no_fractions(
     tmp_path: Path, write_parquet: Callable[..., Path], converted: Callable[..., Any]
 ) -> None:
