@@ -32,7 +32,8 @@ def test_a_built_in_converter_has_what_the_protocol_asks(name: str) -> None:
     assert all(get_origin(hint) is Annotated for hint in hints.values())
     assert callable(module.plan)
     assert callable(module.render)
-    assert callable(module.fetch)
+    (src_dir,) = (field for field in dataclasses.fields(module.Options) if field.name == "src_dir")
+    assert hasattr(module, "fetch") == (src_dir.default is None), "what cannot be fetched asks for a folder"
 
 
 def test_a_misspelt_name_gets_a_hint() -> None:

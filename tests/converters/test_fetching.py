@@ -1,4 +1,4 @@
-"""`convert NAME --out_dir X` alone, against a hub of our own on loopback; and what the manifest says of the recipe."""
+"""What is fetched, from a hub of our own on loopback: `convert NAME --out_dir X` alone, `convert hub --dataset`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ class Hub(BaseHTTPRequestHandler):
                 self._send(json.dumps(self._listing(repo)).encode(), body=body)
                 return
             if self.path.startswith(f"/api/datasets/{repo}/tree/"):
-                tree = [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in files.items()]
-                self._send(json.dumps(tree).encode(), body=body)
+                self._send(json.dumps(self._tree(files)).encode(), body=body)
                 return
             name = self.path.removeprefix(f"/datasets/{repo}/resolve/").partition("/")[2]
             if self.path.startswith(f"/datasets/{repo}/resolve/") and name in files:
@@ -52,7 +51,9 @@ class Hub(BaseHTTPRequestHandler):
                     self.sent.append(f"{repo}/{name}")
                 self._send(files[name], body=body)
                 return
-        self.send_error(404)
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound")  # else it counts as a hub that cannot be reached
+        self.end_headers()
 
     def _listing(self, repo: str) -> dict[str, Any]:
         names = [{"rfilename": name} for name in self.files[repo]]
@@ -61,10 +62,31 @@ class Hub(BaseHTTPRequestHandler):
             "lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00:00:00.000Z",
         }  # fmt: skip
 
+    def _tree(self, files: dict[str, bytes]) -> list[dict[str, Any]]:
+        """Return what lies in a folder of the repository, folders included."""
+        if "recursive=true" in self.path:
+            return [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in files]
+        folder = self.path.partition("/tree/")[2].partition("?")[0].partition("/")[2]
+        below = [name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/" if folder else "")]
+        found = []
+        for name in dict.fromkeys(inner.split("/")[0] for inner in below):
+            path = f"{folder}/{name}" if folder else name
+            content = files.get(path)
+            kind = {"type": "directory"} if content is None else {"type": "file", "size": len(content)}
+            found.append({**kind, "path": path, "oid": "0" * 40})
+        return found
+
     def _send(self, content: bytes, *, body: bool) -> None:
-        self.send_response(200)
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        wanted = self.headers.get("Range") if body else None
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            last = min(int(end), len(content) - 1) if end else len(content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            content = content[int(start) : last + 1]
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("ETag", etag)
         self.send_header("X-Repo-Commit", REVISION)
         self.end_headers()
         if body:
@@ -238,3 +260,33 @@ def test_official_data_say_where_to_apply(module: Any, words: str, tmp_path: Pat
 def test_recipe_splits_of_docvqa_are_about_what_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--recipe_splits is about what is fetched"):
         list(docvqa.plan(docvqa.Options(src_dir=tmp_path, recipe_splits=True)))
+
+
+@pytest.mark.slow
+def test_a_data_set_by_its_name_is_streamed(
+    fetched: Callable[..., Any], tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
+    Hub.files = {"owner/name": Hub.files["nielsr/docvqa_1200_examples"]}
+    mapping = ("--user", "{query.en}", "--answers", "answers", "--image", "image", "--take", "test=val")
+
+    done = fetched("hub", "--dataset", "owner/name", *mapping)
+
+    assert done.returncode == 0, done.stderr
+    assert counts(tmp_path / "out", "hub") == {"val": 200}
+    assert (tmp_path / "out/images/val/test-000007-0.png").read_bytes() == picture(1)
+
+
+@pytest.mark.slow
+def test_pictures_that_are_files_of_the_hub_are_read_from_there(
+    fetched: Callable[..., Any], tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
+    Hub.files = {"owner/loose": {f"train/{label}/{n}.png": picture(n) for n, label in enumerate(("cup", "bowl"))}}
+
+    done = fetched(
+        "hub", "--dataset", "owner/loose", "--user", "What is it?", "--assistant", "label", "--image", "image"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert counts(tmp_path / "out", "hub") == {"train": 2}
+    contents = {path.read_bytes() for path in (tmp_path / "out/images").rglob("*.png")}
+    assert contents == {picture(0), picture(1)}
