@@ -33,7 +33,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         for repo, files in self.files.items():
-            if self.path.startswith((f"/api/datasets/{repo}/revision/", f"/api/datasets/{repo}?")):
+            if self.path.partition("?")[0].partition("/revision/")[0] == f"/api/datasets/{repo}":
                 self._send(json.dumps(self._listing(repo)).encode(), body=body)
                 return
             if self.path.startswith(f"/api/datasets/{repo}/tree/"):
