@@ -128,12 +128,12 @@ def _sentences(split: str, path: Path, root: Path, folders: list[Path], options:
         try:
             row.check()
             refuse_again(seen, row.text("identifier"), row, f"identifier {row.data['identifier']!r}")
-            yield _pose(split, row, folders, options)
+            yield _pose(row, folders, options)
         except SourceError as error:
             yield faulty(split, row.place, Fault.of(error))
 
 
-def _pose(split: str, row: Row, folders: list[Path], options: Options) -> Posed:
+def _pose(row: Row, folders: list[Path], options: Options) -> Posed:
     identifier = row.text("identifier")
     parts = IDENTIFIER.fullmatch(identifier)
     if parts is None:
@@ -141,6 +141,7 @@ def _pose(split: str, row: Row, folders: list[Path], options: Options) -> Posed:
     label = row.data.get("label")
     if label is not None and label not in ANSWERS:
         raise SourceError("unknown-label", f"label {label!r:.40}, not 'True' or 'False'", where=row.place)
+    split = FILES[parts["split"]]  # which a file of any name holds
     pair = identifier.rpartition("-")[0]
     paths = _pictures(pair, parts["split"], row, folders)
     templates = options.prompt or NLVR2

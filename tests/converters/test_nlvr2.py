@@ -114,6 +114,16 @@ def test_balanced_and_unbalanced_files_and_both_tests(
     assert taken(test="test2")["test"] == ["test2-1-0-0", "test2-1-0-1"]
 
 
+def test_identifiers_tell_the_split_whatever_the_file_is_called(
+    source: Callable[..., Path], converted: Callable[..., Any]
+) -> None:
+    folder = source({"mine": [line("train-1-0-0"), line("dev-1-0-0"), line("test1-1-0-0", None)]})
+
+    done = converted("nlvr2", Options(src_dir=folder / "data/mine.json", image_dir=folder / "images"))
+
+    assert {split: len(records) for split, records in done.records.items()} == {"train": 1, "val": 1, "test": 1}
+
+
 def test_bad_lines_cost_themselves_and_name_line_value_and_remedy(
     source: Callable[..., Path], converted: Callable[..., Any]
 ) -> None:
