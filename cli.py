@@ -93,15 +93,19 @@ def _option(field: Field[Any], kind: Any, text: str) -> click.Option:
     required = field.default is MISSING
     if get_origin(kind) is UnionType:
         kind = next(part for part in get_args(kind) if part is not type(None))
-    name = f"--{field.name}"
+    name = f"--{field.name.removesuffix('_')}"  # from_: Python's word is taken
     if kind is bool:
         names = f"{name}/--no_{field.name}" if field.default else name
         return click.Option([names], is_flag=True, default=field.default, help=text, show_default=bool(field.default))
+    if get_origin(kind) is tuple:
+        return click.Option([name, field.name], multiple=True, default=field.default, help=f"{text} May be repeated.")
     types: dict[Any, Any] = {Path: click.Path(path_type=Path)}
     param = click.Choice(get_args(kind)) if get_origin(kind) is Literal else types.get(kind, kind)
     if required:  # without a default of None, which click would take for a value
-        return click.Option([name], type=param, required=True, help=text)
-    return click.Option([name], type=param, default=field.default, help=text, show_default=field.default is not None)
+        return click.Option([name, field.name], type=param, required=True, help=text)
+    return click.Option(
+        [name, field.name], type=param, default=field.default, help=text, show_default=field.default is not None
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ progress
@@ -213,6 +217,7 @@ class Converters(click.Group):
         from phi3v.converters.registry import converter
 
         module = converter(cmd_name)
+        example = getattr(module, "EXAMPLE", "--src_dir DIR")
         out_dir = click.Option(
             ["--out_dir"], type=click.Path(path_type=Path), required=True, help="Where the records and images/ go."
         )
@@ -231,7 +236,7 @@ class Converters(click.Group):
             params=[out_dir, *options_of(module.Options), *how],
             help="\b\n" + (getdoc(module) or "").replace("\n\n", "\n\n\b\n"),  # \\b: keep the lines as they are
             short_help=module.SUMMARY,
-            epilog=f"\b\nExample:\n  phi3v-data convert {cmd_name} --src_dir DIR --out_dir data",
+            epilog=f"\b\nExample:\n  phi3v-data convert {cmd_name} {example} --out_dir data",
         )
 
 
@@ -277,6 +282,11 @@ def _summary(name: str, out_dir: Path, manifest: dict[str, Any]) -> Iterator[str
         yield f"rejected: {rejected} ({reasons}); why: {out_dir / 'rejected.jsonl'}; once mended: --retry_failed"
     if notes := manifest["notes"]:
         yield f"noted: {len(notes)}, such as {notes[0]['source']}: {notes[0]['note']}; all: {out_dir / 'manifest.json'}"
+    for part in manifest.get("fetched", ()):
+        yield f"fetched: {part['pattern']} of {part['repo']} at {part['revision']}, {part['bytes']:,} bytes"
+    if manifest.get("fetched"):
+        differences = "; ".join(manifest["recipe"]["differences"])
+        yield f"the recipe's data: {f'no ({differences})' if differences else 'yes'}"
     yield f"check it with: phi3v-data validate {out_dir}"
 
 

@@ -87,6 +87,8 @@ class Converter(Protocol):
         MODULES: what `render` imports from the `convert` extra.
         Options: a frozen dataclass of `Annotated[type, "help"]` fields, one of them `src_dir`, which is None where
             the data are to be fetched.
+
+    `EXAMPLE` may hold the options that `--help` shows, without --out_dir.
     """
 
     SUMMARY: str
@@ -101,3 +103,6 @@ class Converter(Protocol):
 
     def fetch(self, options: Any, folder: Path) -> Any:
         """Download the data into `folder` (temporary), and return options that point there."""
+
+    def remarks(self, options: Any, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the manifest shall say besides, such as what was fetched; optional, as `fetch` is."""

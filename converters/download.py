@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from phi3v.schema import UserError
 from phi3v.schema.errors import first_line
@@ -30,7 +33,44 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
     Raises:
         UserError: the hub cannot be reached, does not have the file, or keeps it for those who applied.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
+
+    with _hub_told(repo, name, by_hand):
+        return Path(hf_hub_download(repo, name, repo_type="dataset"))
+
+
+class Fetched(NamedTuple):
+    """Files of a repository, at one of its commits, in path order."""
+
+    revision: str
+    files: list[Path]
+
+
+def hub_files(repo: str, pattern: str, *, by_hand: str) -> Fetched:
+    """Return the files of a data set repository that match, downloaded unless they are cached.
+
+    Args:
+        repo: the data set, `owner/name`.
+        pattern: of the files' paths in it, such as `nlvr2/*.parquet`; * passes over slashes.
+        by_hand: what to do where the hub cannot be reached.
+
+    Raises:
+        UserError: as `hub_file` does; or no file matches.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _hub_told(repo, pattern, by_hand):
+        folder = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=pattern))
+    named = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = [named[name] for name in sorted(named) if fnmatchcase(name, pattern)]
+    if not files:
+        raise UserError(f"the hub's {repo} has no {pattern}", fix=by_hand)
+    return Fetched(folder.name, files)
+
+
+@contextmanager
+def _hub_told(repo: str, name: str, by_hand: str) -> Iterator[None]:
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -39,7 +79,7 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset"))
+        yield
     except GatedRepoError as error:
         fix = f"apply at {constants.ENDPOINT}/datasets/{repo}, then `hf auth login`, or set HF_TOKEN"
         raise UserError(f"the hub's {repo} is gated, and you are not let in", fix=fix) from error
@@ -47,7 +87,7 @@ def hub_file(repo: str, name: str, *, by_hand: str) -> Path:
         raise UserError(f"cannot fetch {name} from the hub's {repo} ({first_line(error)})", fix=by_hand) from error
 
 
-def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str) -> Path:
+def fetch(address: str, target: Path, *, sha256: str | None = None, most: int | None = None, by_hand: str) -> Path:
     """Download a file to `target`; what is there already is taken, and half of it is gone on with.
 
     The name `target` appears only when all is there and the checksum agrees; until then it is `<target>.part`.
@@ -56,6 +96,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
         address: http or https.
         target: its folder is made.
         sha256: the file's checksum, where it is known.
+        most: bytes that it may have; what is larger is given up at once.
         by_hand: what to do where the address cannot be reached.
 
     Raises:
@@ -69,7 +110,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
     part = target.with_name(f"{target.name}.part")
     for attempt in range(1, TRIES + 1):
         try:
-            _receive(address, part)
+            _receive(address, part, most)
             break
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             if attempt == TRIES or (isinstance(error, urllib.error.HTTPError) and error.code < 500):  # noqa: PLR2004
@@ -79,7 +120,7 @@ def fetch(address: str, target: Path, *, sha256: str | None = None, by_hand: str
     return target
 
 
-def _receive(address: str, part: Path) -> None:
+def _receive(address: str, part: Path, most: int | None) -> None:
     """Append what is missing to `part`; begin anew where the server does not go on from there."""
     have = part.stat().st_size if part.exists() else 0
     # Never compressed on the way: the range counts bytes of the file.
@@ -89,7 +130,10 @@ def _receive(address: str, part: Path) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
             goes_on = answer.status == http.client.PARTIAL_CONTENT
             with part.open("ab" if goes_on else "wb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    if most is not None and file.tell() > most:
+                        raise UserError(f"{address} gives more than {most} bytes", fix="fetch it by hand")
                 file.flush()
                 os.fsync(file.fileno())
                 _check_length(answer, file.tell(), have if goes_on else 0)
@@ -99,7 +143,7 @@ def _receive(address: str, part: Path) -> None:
             raise
         # All of it is there, or the file has shrunk; the checksum tells, and without one it is fetched again.
         part.unlink()
-        _receive(address, part)
+        _receive(address, part, most)
 
 
 def _check_length(answer: http.client.HTTPResponse, written: int, had: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -17,8 +17,12 @@ from phi3v.converters.journal import Entry, Rejected, Stored
 from phi3v.converters.manifest import CARD, IMAGES, REJECTED, SOURCES, sum_line, write_manifest
 from phi3v.schema.jsonl import atomic_write
 
+Remarks = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
-def write_last_files(out_dir: Path, settings: Mapping[str, Any], entries: Iterable[Entry], about: str) -> None:
+
+def write_last_files(
+    out_dir: Path, settings: Mapping[str, Any], entries: Iterable[Entry], about: str, remarks: Remarks
+) -> None:
     """Write everything but the images; each file appears whole, and the manifest last.
 
     Args:
@@ -26,6 +30,7 @@ def write_last_files(out_dir: Path, settings: Mapping[str, Any], entries: Iterab
         settings: what decides the bytes, from `manifest.settings_of`.
         entries: what became of each item, in the order of the plan.
         about: the converter's docstring, for the card.
+        remarks: what the manifest says besides, made of what it says.
     """
     source = settings["converter"]
     counts = Counts()
@@ -38,6 +43,7 @@ def write_last_files(out_dir: Path, settings: Mapping[str, Any], entries: Iterab
     for name in data_files(source) - files.names:
         (out_dir / name).unlink(missing_ok=True)  # of a run before a retry
     content = {"settings": settings, **counts.content()}
+    content |= remarks(content)
     with atomic_write(out_dir / CARD) as file:
         file.write(card_text(source, about, content).encode())
     write_manifest(

@@ -56,7 +56,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return [f"converter: {before.get('converter')} before, {now['converter']} now"]
     now = orjson.loads(orjson.dumps(now))  # tuples become lists, as they were written
     return [
-        f"{prefix}{key}: {old.get(key)} before, {new.get(key)} now"
+        f"{prefix}{key.removesuffix('_')}: {old.get(key)} before, {new.get(key)} now"
         for part, prefix in (("options", "--"), ("versions", ""))
         for old, new in [(before.get(part, {}), now[part])]
         for key in sorted(old.keys() | new.keys())

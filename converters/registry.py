@@ -16,7 +16,8 @@ from phi3v.schema import UserError
 from phi3v.schema.errors import first_line
 
 GROUP = "phi3v.converters"
-CONVERTERS = {"ucf101": "phi3v.converters.ucf101"}
+NAMES = ("docvqa", "folder", "hateful_memes", "hub", "nlvr2", "table", "ucf101")
+CONVERTERS = {name: f"phi3v.converters.{name}" for name in NAMES}
 PARTS = ("SUMMARY", "MODULES", "Options", "plan", "render")
 
 

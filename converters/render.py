@@ -70,7 +70,7 @@ def rejected(index: int, item: Item, error: Exception) -> Rejected:
     kind = type(error).__name__
     match error:
         case RecordError():
-            fix = "rename what it is made from, such as a class folder"
+            fix = "mend the text or the name that it is made from"
             error, reason, trace = UserError(f"breaks the contract: {error}", fix=fix), "breaks-contract", None
         case UserError():
             reason, trace = getattr(error, "reason", "unusable"), None

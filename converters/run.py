@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +109,7 @@ def convert(name: str, options: Any, *, out_dir: Path, run: Run = DEFAULTS) -> E
                 raise _stopped(entry)
             sink.commit(entry)
             yield entry
-        sink.finish(module.__doc__ or "")
+        sink.finish(module.__doc__ or "", partial(getattr(module, "remarks", _no_remarks), options))
 
 
 def _fetched(module: Converter, name: str, options: Any, folder: Path) -> Any:
@@ -117,6 +117,10 @@ def _fetched(module: Converter, name: str, options: Any, folder: Path) -> Any:
         raise UserError(f"{name} cannot be fetched", fix="give the data's folder as --src_dir")
     require("convert", "huggingface_hub")
     return module.fetch(options, folder)
+
+
+def _no_remarks(options: Any, content: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG001  # the protocol's
+    return {}
 
 
 def _begun(planned: Iterable[Item], name: str) -> Iterator[Item]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from phi3v.converters.finish import data_files, write_last_files
+from phi3v.converters.finish import Remarks, data_files, write_last_files
 from phi3v.converters.journal import Converted, Entry, Journal, Rejected, Stored
 from phi3v.converters.manifest import LOCK, MANIFEST, RUN, WORK, differences, read_manifest
 from phi3v.converters.render import digest, unwritable
@@ -107,14 +107,15 @@ class Sink:
             self.journal.append(entry)
             self._name_images(entry)
 
-    def finish(self, about: str) -> None:
+    def finish(self, about: str, remarks: Remarks = lambda _: {}) -> None:
         """Write the last files, and remove what only a restart needs; with failures, that is all of it.
 
         Args:
             about: the converter's docstring, for the card.
+            remarks: what the manifest says besides, made of what it says.
         """
         with self._telling():
-            write_last_files(self._root, self._settings, self.journal.entries(), about)
+            write_last_files(self._root, self._settings, self.journal.entries(), about, remarks)
             shutil.rmtree(self.stage, ignore_errors=True)
             if self._overwrite:
                 replace_earlier(self._out_dir)

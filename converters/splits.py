@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from fractions import Fraction
+
+from phi3v.schema import UserError
 
 
 def validation_groups(groups: Collection[int], fraction: float) -> frozenset[int]:
@@ -19,3 +22,22 @@ def validation_groups(groups: Collection[int], fraction: float) -> frozenset[int
     # Through the decimal text: 0.29 * 100 is 28.999... as a float.
     count = max(1, int(Fraction(str(fraction)) * len(ordered)))
     return frozenset(ordered[-count:])
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Check the shares of a split by hash.
+
+    Raises:
+        UserError: they leave nothing for training.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        what = f"--val_fraction {val_fraction} and --test_fraction {test_fraction} leave nothing for training"
+        raise UserError(what, fix="give shares from 0 up, below 1 together")
+
+
+def hashed_split(group: str, val_fraction: float, test_fraction: float) -> str:
+    """Return the split of a group by its name alone: no other group, new or gone, moves it."""
+    place = int.from_bytes(hashlib.sha256(group.encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
+    if place < val_fraction:
+        return "val"
+    return "test" if place < val_fraction + test_fraction else "train"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import yaml
 
 from phi3v.cli import data, model, train_command
@@ -101,9 +103,35 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     text = (ROOT / "docs" / "converting.md").read_text()
     given = set()
     for path in (ROOT / "converters").glob("*.py"):
-        given |= set(re.findall(r'SourceError\(\s*"([a-z-]+)"|Lost\("([a-z-]+)"|reason="([a-z-]+)"', path.read_text()))
+        given |= set(
+            re.findall(r'(?:SourceError|Fault)\(\s*"([a-z-]+)"|Lost\("([a-z-]+)"|reason="([a-z-]+)"', path.read_text())
+        )
 
     reasons = {part for groups in given for part in groups if part} | {"breaks-contract"}
 
     assert len(reasons) > 10
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", sorted(CONVERTERS))
+def test_every_converter_has_a_page_whose_commands_and_record_are_good(name: str) -> None:
+    page = (ROOT / "docs" / "datasets" / f"{name}.md").read_text()
+    command = data.commands["convert"].get_command(None, name)  # type: ignore[attr-defined]
+    shown = re.findall(rf"^phi3v-data convert {name} (.+?)(?:  +#.*)?$", page, re.MULTILINE)
+
+    assert page.startswith(f"# {name}\n")
+    assert shown
+    for arguments in shown:
+        command.make_context(name, shlex.split(arguments))  # raises on a flag that there is not
+    known = {option for part in (command, train_command()) for param in part.params for option in param.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+", page)) <= known | {"--help"}
+    (line,) = re.findall(r"```json\n(.*)\n```", page)
+    assert Conversation.from_line(line).to_line() == line + "\n"
+    for target in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / "docs" / "datasets" / target).exists(), target
+
+
+def test_the_table_of_converters_is_in_the_readme() -> None:
+    listed = README[README.index("**Converters**") :].partition("\n\n")[0]
+
+    assert [name for name in CONVERTERS if f"`{name}`" not in listed] == []

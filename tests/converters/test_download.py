@@ -226,3 +226,11 @@ def test_a_gated_data_set_says_where_to_apply(
     assert "the hub's sayakpaul/ucf101-subset is gated, and you are not let in" in done.stderr
     assert f"fix: apply at {address}/datasets/sayakpaul/ucf101-subset" in done.stderr
     assert Gate.tokens == ["Bearer hf_mine"]
+
+
+def test_what_is_larger_than_expected_is_given_up(server: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="/file gives more than 70000 bytes"):
+        fetch(f"{server}/file", tmp_path / "file", most=70_000, by_hand="x")
+
+    assert not (tmp_path / "file").exists()
+    assert fetch(f"{server}/file", tmp_path / "other", most=100_000, by_hand="x").stat().st_size == 100_000

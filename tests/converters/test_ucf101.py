@@ -254,7 +254,7 @@ def test_a_class_that_no_record_can_hold_is_named(draw_clip: DrawClip, tmp_path:
     with pytest.raises(UserError, match="breaks the contract") as caught:
         list(convert("ucf101", ucf101.Options(src_dir=tmp_path / "src"), out_dir=tmp_path / "out"))
 
-    assert caught.value.fix == "rename what it is made from, such as a class folder"
+    assert caught.value.fix == "mend the text or the name that it is made from"
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
