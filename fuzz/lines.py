@@ -19,9 +19,10 @@ import atheris
 with atheris.instrument_imports(include=["phi3v"]):
     from phi3v.schema.gate import Gate
     from phi3v.schema.jsonl import read_blocks, spans
-    from phi3v.schema.lines import Wording, examine
+    from phi3v.schema.lines import examine
     from phi3v.schema.locate import Columns
     from phi3v.schema.syntax import Fault
+    from phi3v.schema.wording import Wording
 
 GATES = {answered: Gate(answered=answered) for answered in (True, False)}
 FILE = Path(tempfile.mkdtemp()) / "fuzzed.jsonl"

@@ -56,7 +56,7 @@ def file_fault(path: Path, start: bytes) -> Fault | None:
 
 
 def _is_one_document(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size > _LARGEST_DOCUMENT:
+    if path.stat().st_size > _LARGEST_DOCUMENT:
         return False
     try:
         orjson.loads(path.read_bytes())

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phi3v.schema.gate import _NO_PATH, Gate, collector_off, schema_text
+from phi3v.schema.contract import _NO_PATH, schema_text
+from phi3v.schema.gate import Gate, collector_off
 from phi3v.schema.lines import examine
 from phi3v.schema.tokens import CONTROL_TOKENS
 

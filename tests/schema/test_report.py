@@ -48,6 +48,19 @@ def test_text_shows_the_value_with_a_caret() -> None:
     assert fix == "    fix: give each record its own id"
 
 
+@pytest.mark.parametrize(
+    ("letters", "indent"), [("aaa", 12), ("é\u0301é", 11), ("猫は犬", 15)], ids=["ascii", "combining", "wide"]
+)
+def test_the_caret_stands_under_the_value_on_a_terminal(tmp_path: Path, letters: str, indent: int) -> None:
+    """A terminal gives a Chinese character two columns and a combining accent none."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"id": "{letters}", "source": "", "conversations": [{{"user": "Q"}}]}}\n')
+
+    caret = written(list(check(path)), "text").splitlines()[2]
+
+    assert caret == " " * (4 + indent + len('", "source": ') - 1) + "^^"
+
+
 @pytest.mark.parametrize("finding", [finding for finding in ALL if finding.excerpt], ids=lambda finding: finding.code)
 def test_the_caret_stands_under_the_value(finding: Finding) -> None:
     line = Path(finding.file).read_bytes().split(b"\n")[finding.line - 1].removeprefix(b"\xef\xbb\xbf")
