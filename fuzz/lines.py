@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -32,17 +35,19 @@ def lines_are_read_once(data: bytes) -> None:
     """Blocks and spans of any size hold each line once."""
     size, content = data[0] % 32 + 1, data[1:]
     FILE.write_bytes(content)
-    expected = [line for line in content.split(b"\n") if line] if b"\n\n" not in content else None
-    whole = b"".join(line for block in read_blocks(FILE, size=size) for line in block.lines)
-    parts = b"".join(
-        line for span in spans(FILE, size) for block in read_blocks(FILE, span, size=size) for line in block.lines
-    )
-    assert whole == parts == content
-    if expected is not None:
-        assert [line.rstrip(b"\n") for block in read_blocks(FILE, size=size) for line in block.lines] in (
-            expected,
-            [b"", *expected],
-        )
+    whole = [line for block in read_blocks(FILE, size=size) for line in block.lines]
+    parts = [line for span in spans(FILE, size) for block in read_blocks(FILE, span, size=size) for line in block.lines]
+    assert whole == parts == [line for line in re.split(rb"(?<=\n)", content) if line]
+
+
+def every_value(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield each value of a document, and its path; no recursion, as the input is hostile."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while waiting:
+        path, value = waiting.pop()
+        yield path, value
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += [((*path, part), member) for part, member in inner]
 
 
 def columns_point_at_values(data: bytes) -> None:
@@ -54,9 +59,11 @@ def columns_point_at_values(data: bytes) -> None:
         return
     columns = Columns(text)
     assert json.loads(text[columns.of(()) - 1 : columns.span(())[1] - 1]) == value
-    for path, column in columns.keys:
+    for path, column in columns.repeated:
         assert json.JSONDecoder().raw_decode(text, column - 1)[0] == path[-1]
-        json.JSONDecoder().raw_decode(text, columns.of(path) - 1)
+    for path, inner in every_value(value):
+        start, end = columns.span(path)
+        assert json.loads(text[start - 1 : end - 1]) == inner
 
 
 def checks_hold(data: bytes) -> None:

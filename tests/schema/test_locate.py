@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,18 +38,6 @@ def test_the_column_is_where_the_value_starts(value: Any, indent: int | None, as
         assert type(found) is type(expected)
 
 
-@given(VALUES)
-def test_every_key_is_told_from_left_to_right(value: Any) -> None:
-    text = json.dumps(value)
-
-    keys = Columns(text).keys
-
-    assert {path for path, _ in keys} == {path for path, _ in every_path(value) if path and isinstance(path[-1], str)}
-    assert [column for _, column in keys] == sorted(column for _, column in keys)
-    for path, column in keys:
-        assert json.JSONDecoder().raw_decode(text, column - 1)[0] == path[-1]
-
-
 def test_a_missing_key_is_at_its_object() -> None:
     assert Columns(' {"a": [{"b": 1}]}').of(("a", 0, "c")) == 9
 
@@ -67,6 +56,27 @@ def test_depth_does_not_matter() -> None:
     deep = "[" * 1000 + "]" * 1000
 
     assert Columns(f'{{"a": {deep}, "b": 1}}').of(("b",)) == 2_000 + 14
+
+
+def test_a_key_that_is_repeated_is_told_with_its_path_and_column() -> None:
+    text = '{"a": {"x": 1, "x": 2}, "b": [{}, {"c": 0, "c": 0}], "a": {"x": 3, "x": 4}}'
+
+    repeated = Columns(text).repeated
+
+    assert repeated == [(("a", "x"), 16), (("b", 1, "c"), 44), (("a",), 54), (("a", "x"), 68)]
+    assert Columns(text).of(("a", "x")) == text.index("4") + 1
+
+
+def test_memory_grows_with_the_line_and_not_with_its_depth() -> None:
+    text = "[" * 1000 + "0," * 50_000 + "0" + "]" * 1000
+    tracemalloc.start()
+
+    columns = Columns(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert columns.of((*[0] * 999, 50_000)) == 1000 + 2 * 50_000 + 1
+    assert peak < 30e6  # a path for each value would take 400 MB
 
 
 def test_pointers_are_escaped_as_rfc_6901_says() -> None:
