@@ -58,9 +58,9 @@ def columns_point_at_values(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     columns = Columns(text)
-    assert json.loads(text[columns.of(()) - 1 : columns.span(())[1] - 1]) == value
-    for path, column in columns.repeated:
-        assert json.JSONDecoder().raw_decode(text, column - 1)[0] == path[-1]
+    assert json.loads(text[columns.span(()).column - 1 : columns.span(()).end - 1]) == value
+    for path, (start, end) in columns.repeated:
+        assert json.loads(text[start - 1 : end - 1]) == path[-1]
     for path, inner in every_value(value):
         start, end = columns.span(path)
         assert json.loads(text[start - 1 : end - 1]) == inner

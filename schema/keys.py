@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from phi3v.schema.locate import Columns, Path
+from phi3v.schema.locate import Columns, Extent, Path
 
 # A blank between a key and its colon: in such a line `":` does not count the keys.
 _PARTED = jsonschema_rs.Draft202012Validator(
@@ -45,8 +45,8 @@ class _RepeatedError(Exception):
     """An object names a key twice."""
 
 
-def repeated_keys(text: str) -> list[tuple[Path, int]]:
-    """Return the path of each key that stood before in its object, and the 1-based column of the later one.
+def repeated_keys(text: str) -> list[tuple[Path, Extent]]:
+    """Return the path of each key that stood before in its object, and where the later one stands.
 
     Args:
         text: one valid JSON document.

@@ -158,8 +158,10 @@ def examine(data: bytes, *, answered: bool) -> tuple[Record | None, list[Fault |
         return None, [*faults, line_fault(data)]
     text = data.decode()
     if may_repeat_keys(text, count_keys(record)):
-        for path, column in repeated_keys(text):
-            faults.append(Breach("duplicate-key", path, f"{path[-1]!r} stands twice in its object", column=column))
+        faults += [
+            Breach("duplicate-key", path, f"{path[-1]!r} stands twice in its object", extent=extent)
+            for path, extent in repeated_keys(text)
+        ]
     if not fits_schema(record):
         return None, [*faults, *schema_breaches(record)]
     faults += [*breaches(record), *doubts(record)]

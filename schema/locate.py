@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out; it is in every CPython
+from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 
@@ -19,6 +20,13 @@ _SCALAR = re.compile(r"[^\s,\]}]+")
 def pointer_of(path: Sequence[str | int]) -> str:
     """Return the JSON Pointer (RFC 6901) of a path of keys and indices."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+class Extent(NamedTuple):
+    """A column, from 1 and in characters, and the column after the last."""
+
+    column: int
+    end: int
 
 
 class _Value:
@@ -40,28 +48,24 @@ class Columns:
         text: valid JSON. Of a key that stands twice the last counts, as for parsers.
 
     Attributes:
-        repeated: the path of each key that stood before in its object, and its column, from left to right.
+        repeated: the path of each key that stood before in its object, and where that key stands, from left to right.
     """
 
     def __init__(self, text: str) -> None:
-        self.repeated: list[tuple[Path, int]] = []
+        self.repeated: list[tuple[Path, Extent]] = []
         self._document = self._scan(text)
 
-    def of(self, path: Sequence[str | int]) -> int:
-        """Return the column of the value at `path`; of the object that should hold it, if it is not there."""
-        return self.span(path)[0]
-
-    def span(self, path: Sequence[str | int]) -> tuple[int, int]:
-        """Return the column of the value at `path` and the column after it.
+    def span(self, path: Sequence[str | int]) -> Extent:
+        """Return where the value at `path` stands.
 
         If it is not there: of the bracket that opens the object which should hold it.
         """
         value = self._document
         for part in path:
             if part not in value.members:
-                return value.start + 1, value.start + 2
+                return Extent(value.start + 1, value.start + 2)
             value = value.members[part]
-        return value.start + 1, value.end + 1
+        return Extent(value.start + 1, value.end + 1)
 
     def _scan(self, text: str) -> _Value:
         value = document = _Value("", _blank(text, 0))
@@ -88,7 +92,8 @@ class Columns:
             return value
         name, end = scanstring(text, at + 1)
         if name in members:
-            self.repeated.append(((*(outer.name for outer in containers[1:]), name), at + 1))
+            path = (*(outer.name for outer in containers[1:]), name)
+            self.repeated.append((path, Extent(at + 1, end + 1)))
         value = members[name] = _Value(name, _blank(text, _blank(text, end) + 1))  # + 1: over the colon
         return value
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from phi3v.schema.locate import Path
+from phi3v.schema.locate import Extent, Path
 from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG, tag_number
 
 CLASS_LIST = re.compile(r"one of the following [^:\n]{1,40}: ?([^\n]+)")
@@ -23,14 +23,14 @@ class Breach(NamedTuple):
         path: the offending value's in the record.
         message: what is wrong.
         fix: a remedy of its own; the code's if None.
-        column: 1-based, where the path does not tell it.
+        extent: where it stands, if that is not where the value at the path does.
     """
 
     code: str
     path: Path
     message: str
     fix: str | None = None
-    column: int | None = None
+    extent: Extent | None = None
 
 
 def breaches(record: dict[str, Any]) -> Iterator[Breach]:

@@ -30,9 +30,7 @@ class Wording:
     def of(self, breach: Breach) -> Finding:
         """Return the finding of a breach; the line is valid JSON."""
         self._columns = self._columns or Columns(self._text)
-        column, end = self._columns.span(breach.path)
-        if breach.column is not None:
-            column, end = breach.column, breach.column + 2 + len(str(breach.path[-1]))
+        column, end = breach.extent or self._columns.span(breach.path)
         fault = Fault(breach.code, column, end, breach.message, breach.fix)
         return self.of_fault(fault, pointer_of(breach.path))
 

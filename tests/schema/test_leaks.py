@@ -129,6 +129,19 @@ def test_the_same_bytes_under_two_names(write: Write, tmp_path: Path) -> None:
     assert "'a.png' in s_train.jsonl:1" in finding.message
 
 
+def test_a_picture_that_goes_while_others_are_checked_is_no_leak(write: Write, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        drawn(tmp_path / "images" / name, 1)
+    write("train", record("a", ["a.png"]))
+    write("val", record("b", ["b.png"]))
+    checker = Checker(across=True)
+    assert [finding for path in jsonl_files(tmp_path) for finding in checker.check(path)] == []
+
+    (tmp_path / "images/a.png").unlink()
+
+    assert list(checker.leaks(near_duplicates=True)) == []
+
+
 def test_pictures_that_look_alike(write: Write, tmp_path: Path) -> None:
     drawn(tmp_path / "images/a.png", 1)
     drawn(tmp_path / "images/small.jpg", 1, (120, 100), quality=60)
