@@ -29,6 +29,9 @@ class Extent(NamedTuple):
     end: int
 
 
+_NONE: dict[str | int, _Value] = {}  # of scalars, which are many: never added to
+
+
 class _Value:
     """Where a value starts and ends in the text, from 0; the members of a list or an object by index or key."""
 
@@ -38,7 +41,7 @@ class _Value:
         self.name = name
         self.start = start
         self.end = start
-        self.members: dict[str | int, _Value] = {}
+        self.members = _NONE
 
 
 class Columns:
@@ -73,6 +76,7 @@ class Columns:
         while True:
             value.end = _head_end(text, value.start)  # a container's is set where it closes
             if text[value.start] in "[{":
+                value.members = {}
                 containers.append(value)
             at = _blank(text, value.end)
             while containers and text[at] in "]}":
