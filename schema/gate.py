@@ -20,7 +20,7 @@ import orjson
 from phi3v.schema.contract import records_validator
 from phi3v.schema.keys import count_keys, may_repeat_keys
 from phi3v.schema.rules import CLASS_LIST_START, image_tags, is_listed
-from phi3v.schema.tokens import CONTROL_TOKEN_PATTERN, IMAGE_TAG
+from phi3v.schema.tokens import CONTROL_TOKEN_PATTERN
 
 Record = dict[str, Any]
 
@@ -28,6 +28,7 @@ Record = dict[str, Any]
 # control character. Two searches, and written out: so many pairs of letters are searched for at gigabytes a second.
 _PATH_DOUBTS = (r'//|"/|/"|""', r'/\./|/\.\./|"\./|"\.\./|/\."|/\.\."|"\."|"\.\."')
 _TEXT_DOUBT = rf"{CONTROL_TOKEN_PATTERN}|\\u00[2-7]"  # a control token, or a letter of one written as an escape
+_TAG_START = "<|image_"
 _TURNS, _USER = itemgetter("conversations"), itemgetter("user")
 _MOST_ANSWERS = 10_000  # (question, answer) pairs that are remembered as right
 
@@ -139,15 +140,20 @@ def _tags_fit(records: list[Record], turns: list[Record], answers: list[str]) ->
     """Return whether the tags of each record name its images once, or there is none, and none stands but in `user`."""
     others = [record["system"] for record in records if "system" in record]
     others += [answer for turn in turns if "answers" in turn for answer in turn["answers"]]
-    if "<|image_" in "\n".join(answers) or "<|image_" in "\n".join(others):
+    if _TAG_START in "\n".join(answers) or _TAG_START in "\n".join(others):
         return False
     if len(turns) > len(records):
         return not any(next(image_tags(record), None) for record in records)
-    named = [(IMAGE_TAG.findall(turn["user"]), len(turn.get("images", ()))) for turn in turns]
-    return all(not tags or (len(tags) == images and _numbers(images).issuperset(tags)) for tags, images in named)
+    for turn in turns:
+        question = turn["user"]
+        if count := question.count(_TAG_START):
+            tags = _tags(len(turn.get("images", ())))
+            if count != len(tags) or not all(map(question.__contains__, tags)):
+                return False
+    return True
 
 
 @cache
-def _numbers(images: int) -> frozenset[str]:
-    """Return the tags' numbers that a record with so many images has."""
-    return frozenset(map(str, range(1, images + 1)))
+def _tags(images: int) -> list[str]:
+    """Return the tags of a record with so many images."""
+    return [f"{_TAG_START}{number}|>" for number in range(1, images + 1)]
