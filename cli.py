@@ -391,7 +391,7 @@ def explain(code: str | None, *, everything: bool) -> None:
 @data.command()
 def schema() -> None:
     """Print the JSON Schema of a record."""
-    from phi3v.schema.check import schema_text
+    from phi3v.schema.contract import schema_text
 
     click.echo(schema_text(), nl=False)
 

@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from phi3v.schema import Checker
-from phi3v.schema.check import schema_text
+from phi3v.schema.contract import schema_text
 
 ROUNDS = 7
 CLASSES = (

@@ -1,6 +1,7 @@
 """Remembers what was found in files, so that unchanged ones cost the reading of their bytes.
 
-An entry is named by a digest of the files' content, the options and the version; it holds until a picture changes.
+There is one entry for the same files and options. It holds until a file's bytes, a picture or the checks change; then
+it is replaced, so that a folder does not grow with each commit.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import orjson
 
+from phi3v.schema.contract import schema_text
 from phi3v.schema.findings import Excerpt, Finding
-from phi3v.schema.gate import schema_text
 from phi3v.schema.jsonl import atomic_write
 
 
@@ -24,6 +25,13 @@ class Remembered(NamedTuple):
 
     records: int
     findings: list[Finding]
+
+
+class Entry(NamedTuple):
+    """Where a result is kept, and a digest of the files and the checks that it was made from."""
+
+    path: Path
+    content: str
 
 
 class Cache:
@@ -36,43 +44,46 @@ class Cache:
 
     def __init__(self, folder: Path, options: Sequence[object]) -> None:
         self._folder = folder
-        self._options = repr((version("phi3v"), _code_stamp(), schema_text(), options)).encode()
+        self._options = repr(options)
+        self._checks = repr((version("phi3v"), _code_stamp(), schema_text()))
 
-    def key(self, files: Iterable[Path]) -> str:
-        """Return the name of the entry of some files: of their paths and their content."""
-        digest = hashlib.sha256(self._options)
+    def entry(self, files: Sequence[Path]) -> Entry:
+        """Return which entry is that of some files, and what it must have been made from; reads the files."""
+        name = hashlib.sha256(repr((self._options, [(str(file), str(file.absolute())) for file in files])).encode())
+        content = hashlib.sha256(self._checks.encode())
         for file in files:
-            with file.open("rb") as content:
-                digest.update(os.fsencode(file.absolute()) + hashlib.file_digest(content, "sha256").digest())
-        return digest.hexdigest()
+            with file.open("rb") as opened:
+                content.update(hashlib.file_digest(opened, "sha256").digest())
+        return Entry(self._folder / f"{name.hexdigest()}.json", content.hexdigest())
 
-    def load(self, key: str) -> Remembered | None:
-        """Return what is remembered, None if there is nothing or a picture has changed since."""
+    def load(self, entry: Entry) -> Remembered | None:
+        """Return what is remembered, None if there is nothing or something has changed since."""
         try:
-            entry = orjson.loads((self._folder / f"{key}.json").read_bytes())
-            if entry["pictures"] != _stamp(entry["names"]):
+            saved = orjson.loads(entry.path.read_bytes())
+            if saved["content"] != entry.content or saved["pictures"] != _stamp(saved["names"]):
                 return None
             findings = [
                 Finding(**{**fields, "excerpt": fields["excerpt"] and Excerpt(**fields["excerpt"])})
-                for fields in entry["findings"]
+                for fields in saved["findings"]
             ]
-            return Remembered(entry["records"], findings)
+            return Remembered(saved["records"], findings)
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not written by this version
             return None
 
-    def save(self, key: str, remembered: Remembered, pictures: Iterable[Path]) -> None:
+    def save(self, entry: Entry, remembered: Remembered, pictures: Iterable[Path]) -> None:
         """Remember a result and the pictures that it depends on."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / ".gitignore").write_text("*\n")
         names = [str(picture) for picture in pictures]
-        entry = {
+        saved = {
+            "content": entry.content,
             "records": remembered.records,
             "findings": remembered.findings,
             "names": names,
             "pictures": _stamp(names),
         }
-        with atomic_write(self._folder / f"{key}.json", durable=False) as file:
-            file.write(orjson.dumps(entry))
+        with atomic_write(entry.path, durable=False) as file:
+            file.write(orjson.dumps(saved))
 
 
 def _code_stamp() -> str:

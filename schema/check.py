@@ -8,44 +8,27 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from phi3v.schema.contract import schema_text
 from phi3v.schema.errors import UserError
 from phi3v.schema.findings import Finding
-from phi3v.schema.gate import schema_text
 from phi3v.schema.ids import Ids, Place
 from phi3v.schema.jsonl import Block, read_block
 from phi3v.schema.leaks import Leaks, Spot
-from phi3v.schema.lengths import Texts, crops_that_fit, total
-from phi3v.schema.lines import Known, Wants, Wording, role_of
+from phi3v.schema.lengths import Limit, length_breaches
+from phi3v.schema.lines import Known, Wants, role_of
 from phi3v.schema.options import Images
 from phi3v.schema.parallel import Pool
 from phi3v.schema.pictures import Pictures, named
-from phi3v.schema.rules import Breach, count_noun
+from phi3v.schema.rules import Breach
 from phi3v.schema.syntax import Fault, file_fault
+from phi3v.schema.wording import Wording
 
 REJECTED = ".rejected.jsonl"  # what --quarantine puts aside: no data
 _FIRST_LINE = 1 << 16  # bytes of a file that tell what kind of file it is
 
 __all__ = ["Checker", "Images", "Limit", "check", "jsonl_files", "schema_text"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """How many tokens a record may have in training.
-
-    Attributes:
-        max_length: the most.
-        num_crops: crops an image.
-        tokenizer: a model's folder, to count texts exactly; without it only template and images are counted.
-        byte_bound: without a tokenizer, warn if a record could be too long, were each byte of its texts a token.
-    """
-
-    max_length: int
-    num_crops: int = 16
-    tokenizer: Path | None = None
-    byte_bound: bool = False
 
 
 def check(path: Path, *, image_root: Path | None = None, images: Images = "header") -> Iterator[Finding]:
@@ -115,8 +98,11 @@ class Checker:
         """Yield the findings of one file.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or is a pipe or a folder.
         """
+        if path.exists() and not path.is_file():
+            fix = "save it as a file first: lines with findings are read a second time"
+            raise UserError("is no regular file", where=path, fix=fix)
         before = self.records
         try:
             if fault := _whole_file_fault(path):
@@ -198,7 +184,7 @@ class Checker:
         if self._limit and (texts := known.texts[index]):
             sizes = pictures.sizes_of(name for names in images for name in names)
             if sizes is not None:
-                yield from _length_breaches(texts, sizes, self._limit)
+                yield from length_breaches(texts, sizes, self._limit)
         if self._leaks and (ties := known.ties[index]) is not None:
             split = role_of(place.path) or place.path.stem
             spot = Spot(place.path, split, place.number + index, place.offset, index)
@@ -206,8 +192,6 @@ class Checker:
 
 
 def _whole_file_fault(path: Path) -> Fault | None:
-    if not path.is_file():  # what is no plain file can be read only once; what is not there is told by the reader
-        return None
     with path.open("rb") as file:
         start = file.readline(_FIRST_LINE)
     return file_fault(path, start)
@@ -222,22 +206,3 @@ def _in_order(
         words = Wording(str(place.path), place.number + index, lines[index].removesuffix(b"\n"))
         own = findings.get(index, []) + [words.of(breach) for breach in found.get(index, [])]
         yield from sorted(own, key=lambda finding: (finding.column, finding.end_column))
-
-
-def _length_breaches(texts: Texts, sizes: list[tuple[int, int]], limit: Limit) -> Iterator[Breach]:
-    counted = texts if limit.tokenizer else texts._replace(text=0)
-    tokens = total(counted, sizes, limit.num_crops)
-    if tokens > limit.max_length:
-        what = "tokens" if limit.tokenizer else "tokens without its texts"
-        crops = crops_that_fit(counted, sizes, limit.num_crops, limit.max_length)
-        images = (
-            f"with {count_noun(len(sizes), 'image')} at --num_crops {limit.num_crops}" if sizes else "without images"
-        )
-        message = f"{tokens:,} {what}, more than {limit.max_length:,}, {images}"
-        fix = (
-            f"--num_crops {crops} fits" if crops else "no --num_crops fits: take images or text out" if sizes else None
-        )
-        yield Breach("too-long", ("conversations",), message, fix)
-    elif limit.byte_bound and not limit.tokenizer and total(texts, sizes, limit.num_crops) > limit.max_length:
-        most = total(texts, sizes, limit.num_crops)
-        yield Breach("maybe-too-long", ("conversations",), f"up to {most:,} tokens, more than {limit.max_length:,}")

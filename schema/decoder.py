@@ -1,7 +1,7 @@
 """Decoding pictures in processes of their own, which may crash, hang or want the whole memory.
 
 `python -m phi3v.schema.decoder BYTES` reads a task a line (JSON) and answers a line each. A plain child process: it
-does not import the caller's `__main__`, so that any script may check its data.
+does not import the caller's `__main__`, so that any script may check its data, nor what lies in the working folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from phi3v.schema.images import Fault, decode
+from phi3v.schema.images import Flaw, decode
 
 SECONDS = 30.0  # for one picture; the largest that is allowed takes about two
 MEMORY = 4 << 30  # bytes of address space: the largest picture, its file and the libraries
@@ -37,7 +37,7 @@ class Decoders:
         *,
         seconds: float = SECONDS,
         memory: int = MEMORY,
-        command: Sequence[str] = (sys.executable, "-m", "phi3v.schema.decoder"),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "phi3v.schema.decoder"),
     ) -> None:
         self._jobs = jobs
         self._seconds = seconds
@@ -45,9 +45,9 @@ class Decoders:
         self._idle: list[subprocess.Popen[bytes]] = []
 
     def run(self, paths: Sequence[str], task: str = "decode") -> list[Any]:
-        """Return the answer to each path: a list of faults for `decode`, 64 bits or None for `fingerprint`.
+        """Return the answer to each path: a list of flaws for `decode`, 64 bits or None for `fingerprint`.
 
-        A process that dies or takes too long is replaced, and its picture has a fault of its own.
+        A process that dies or takes too long is replaced, and its picture has a flaw of its own.
         """
         answers: list[Any] = [None] * len(paths)
         waiting = list(enumerate(paths))[::-1]
@@ -91,14 +91,14 @@ class Decoders:
         if line.endswith(b"\n"):
             self._idle.append(worker)
             answer = json.loads(line)
-            return [Fault(*fault) for fault in answer] if task == "decode" else answer
+            return [Flaw(*flaw) for flaw in answer] if task == "decode" else answer
         _end(worker)
         if task != "decode":
             return None
         return [
-            Fault("image-broken", f"takes over {self._seconds:g} s to decode")
+            Flaw("image-broken", f"takes over {self._seconds:g} s to decode")
             if late
-            else Fault("image-broken", f"crashes its decoder (exit code {worker.returncode})")
+            else Flaw("image-broken", f"crashes its decoder (exit code {worker.returncode})")
         ]
 
     def _start(self) -> subprocess.Popen[bytes]:

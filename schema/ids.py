@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import orjson
 
-from phi3v.schema.gate import fits_schema
+from phi3v.schema.contract import fits_schema
 from phi3v.schema.jsonl import read_block
 from phi3v.schema.rules import Breach
 from phi3v.schema.syntax import BOM
@@ -65,9 +65,7 @@ class Ids:
             return False
         if not named:
             return True
-        # What is no plain file cannot be read again.
-        ascends = self._greatest < named[0] and all(map(lt, named, islice(named, 1, None)))
-        if ascends and (place.number > 1 or place.path.is_file()):
+        if self._greatest < named[0] and all(map(lt, named, islice(named, 1, None))):
             self._greatest = named[-1]
             self._ascending.append(place)
             return True

@@ -46,7 +46,7 @@ _SUFFIXES = {
 _MAGIC = {b"BM": "BMP", b"GIF8": "GIF", b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP"}
 
 
-class Fault(NamedTuple):
+class Flaw(NamedTuple):
     """What is wrong with an image: a code, and words to put after its name."""
 
     code: str
@@ -57,13 +57,13 @@ class Look(NamedTuple):
     """What a look at an image gave.
 
     Attributes:
-        faults: what is wrong with it.
+        flaws: what is wrong with it.
         width, height: in pixels as stored; 0 if the header cannot be read.
         size: of the file, in bytes.
         doubtful: its end looks wrong, so that only decoding can tell.
     """
 
-    faults: tuple[Fault, ...]
+    flaws: tuple[Flaw, ...]
     width: int = 0
     height: int = 0
     size: int = 0
@@ -94,17 +94,17 @@ class Folder:
         path = f"{self.root}/{name}"
         try:
             if not self._lies_inside(path):
-                return Look((Fault("image-outside", f"leads to {os.path.realpath(path)}, and does not lie"),))
+                return Look((Flaw("image-outside", f"leads to {os.path.realpath(path)}, and does not lie"),))
             # Not to wait for ever for somebody to write into a pipe.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            return Look((Fault("image-missing", "does not exist"),))
+            return Look((Flaw("image-missing", "does not exist"),))
         except OSError as error:
-            return Look((Fault("image-missing", f"cannot be read ({error.strerror})"),))
+            return Look((Flaw("image-missing", f"cannot be read ({error.strerror})"),))
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            return Look((Fault("image-missing", "is not a file"),))
+            return Look((Flaw("image-missing", "is not a file"),))
         with open(descriptor, "rb", buffering=4096) as file:  # noqa: PTH123  # a descriptor has no Path
             return look_at_header(file, status.st_size, Path(name).suffix)
 
@@ -127,17 +127,17 @@ def look_at_header(file: IO[bytes], size: int, suffix: str) -> Look:
         suffix: of its name, with the dot.
     """
     if not size:
-        return Look((Fault("image-broken", "is an empty file"),))
+        return Look((Flaw("image-broken", "is an empty file"),))
     try:
         with Image.open(file, formats=FORMATS) as image:
             (width, height), form = image.size, _plain(image.format)
-            faults = tuple(_size_faults(width, height))
+            flaws = tuple(_size_flaws(width, height))
             named = _SUFFIXES.get(suffix.lower(), form)
             if named != form:
-                faults += (Fault("image-extension", f"is a {form}, not a {named}"),)
-            return Look(faults, width, height, size, doubtful=not seems_whole(file, size, form))
+                flaws += (Flaw("image-extension", f"is a {form}, not a {named}"),)
+            return Look(flaws, width, height, size, doubtful=not seems_whole(file, size, form))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
-        return Look((Fault("image-size", f"has more than {MOST_PIXELS:,} pixels"),), size=size)
+        return Look((Flaw("image-size", f"has more than {MOST_PIXELS:,} pixels"),), size=size)
     except Exception as error:  # noqa: BLE001  # parsers of hostile files raise whatever they stumble over
         file.seek(0)
         return Look((_unreadable(file.read(12), error),), size=size)
@@ -148,25 +148,25 @@ def _plain(form: str | None) -> str:
     return "JPEG" if form == "MPO" else str(form)
 
 
-def _size_faults(width: int, height: int) -> Iterator[Fault]:
+def _size_flaws(width: int, height: int) -> Iterator[Flaw]:
     if width * height > MOST_PIXELS:
-        yield Fault("image-size", f"has {width} x {height} pixels, more than {MOST_PIXELS:,}")
+        yield Flaw("image-size", f"has {width} x {height} pixels, more than {MOST_PIXELS:,}")
         return
     try:
         crop_grid(width, height, MAX_CROPS)
     except ValueError as error:
-        yield Fault("image-size", f"cannot be used: {error}")
+        yield Flaw("image-size", f"cannot be used: {error}")
 
 
-def _unreadable(head: bytes, error: Exception) -> Fault:
+def _unreadable(head: bytes, error: Exception) -> Flaw:
     form = next((form for magic, form in _MAGIC.items() if head.startswith(magic)), None)
     if form:
         words = "" if isinstance(error, UnidentifiedImageError) else f" ({first_line(error):.100})"
-        return Fault("image-broken", f"is a damaged {form}{words}")
-    return Fault("image-format", f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}: it starts with {head!r}")
+        return Flaw("image-broken", f"is a damaged {form}{words}")
+    return Flaw("image-format", f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}: it starts with {head!r}")
 
 
-def decode(path: str) -> list[Fault]:
+def decode(path: str) -> list[Flaw]:
     """Return what decoding a file to its last byte brings up, beyond what `Folder.look` says.
 
     For a process of its own: see the module.
@@ -178,12 +178,12 @@ def decode(path: str) -> list[Fault]:
             form, several = _plain(image.format), image.format == "MPO"
             image.load()
     except MemoryError:
-        return [Fault("image-size", "needs more memory than is allowed")]
+        return [Flaw("image-size", "needs more memory than is allowed")]
     except Exception as error:  # noqa: BLE001  # as above
-        return [Fault("image-broken", f"cannot be decoded ({first_line(error):.100})")]
+        return [Flaw("image-broken", f"cannot be decoded ({first_line(error):.100})")]
     end = picture_end(data, form)
     if end is None:
-        return [Fault("image-broken", "is cut off: its end is missing")]
+        return [Flaw("image-broken", "is cut off: its end is missing")]
     if end < len(data) and not several:
-        return [Fault("image-trailing", f"is followed by {count_noun(len(data) - end, 'byte')} of something else")]
+        return [Flaw("image-trailing", f"is followed by {count_noun(len(data) - end, 'byte')} of something else")]
     return []

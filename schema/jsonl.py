@@ -49,7 +49,7 @@ def read_blocks(path: Path, span: Span | None = None, *, size: int = BLOCK_BYTES
     """Yield the lines of a file, or of a span of it, in blocks; numbers count from the start of the span.
 
     Args:
-        path: any readable file, pipes included where there is no span.
+        path: any readable file.
         span: as `spans` gives it.
         size: bytes a block; it ends with the line in which they end.
     """

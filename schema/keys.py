@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
 
-from phi3v.schema.locate import Columns, Path
+from phi3v.schema.locate import Columns, Extent, Path
 
 # A blank between a key and its colon: in such a line `":` does not count the keys.
 _PARTED = jsonschema_rs.Draft202012Validator(
@@ -46,28 +45,17 @@ class _RepeatedError(Exception):
     """An object names a key twice."""
 
 
-def repeated_keys(text: str) -> Iterator[tuple[Path, int]]:
-    """Yield the path of each key that stood before in its object, and the 1-based column of the later one.
-
-    What lies inside the object of such a key is passed over.
+def repeated_keys(text: str) -> list[tuple[Path, Extent]]:
+    """Return the path of each key that stood before in its object, and where the later one stands.
 
     Args:
         text: one valid JSON document.
     """
-    try:
+    try:  # mostly there is none, which the parser can tell ten times as fast as the map of columns
         json.loads(text, object_pairs_hook=_refuse_repeated)
     except (_RepeatedError, ValueError, RecursionError):  # ValueError: a number of thousands of digits
-        pass
-    else:
-        return
-    seen: set[Path] = set()
-    repeated: set[Path] = set()
-    for path, column in Columns(text).keys:
-        if path not in seen:
-            seen.add(path)
-        elif not any(path[:length] in repeated for length in range(1, len(path))):
-            repeated.add(path)
-            yield path, column
+        return Columns(text).repeated
+    return []
 
 
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:

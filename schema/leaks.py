@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,7 +147,7 @@ class Leaks:
         for files in files_by_size.values():
             if len({split for file in files for split in self._pictures[file]}) > 1:
                 for file in files:
-                    with file.open("rb") as content:
+                    with suppress(OSError), file.open("rb") as content:  # it may have gone since its header was read
                         by_digest[hashlib.file_digest(content, "sha256").digest()].append(file)
         for digest, files in by_digest.items():
             yield from self._across("leak-image", files, f"has the bytes (sha256 {digest.hex()[:12]}...) of")

@@ -9,15 +9,35 @@ Source: the chat template and the tokenizer of microsoft/Phi-3.5-vision-instruct
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phi3v.schema.errors import UserError, require
-from phi3v.schema.tokens import IMAGE_TAG, image_tokens
+from phi3v.schema.rules import Breach, count_noun
+from phi3v.schema.tokens import IMAGE_TAG, MAX_CROPS, image_tokens
 
 Record = dict[str, Any]
+Sizes = Sequence[tuple[int, int]]  # widths and heights of a record's images
 
 _LINE = 2  # the released tokenizer writes the line feed after <|user|>, <|end|> and an image as two tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How many tokens a record may have in training.
+
+    Attributes:
+        max_length: the most.
+        num_crops: crops an image.
+        tokenizer: a model's folder, to count texts exactly; without it only template and images are counted.
+        byte_bound: without a tokenizer, warn if a record could be too long, were each byte of its texts a token.
+    """
+
+    max_length: int
+    num_crops: int = MAX_CROPS
+    tokenizer: Path | None = None
+    byte_bound: bool = False
 
 
 class Texts(NamedTuple):
@@ -98,15 +118,32 @@ def tokenizer_count(folder: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
-def total(texts: Texts, sizes: Sequence[tuple[int, int]], num_crops: int) -> int:
+def length_breaches(texts: Texts, sizes: Sizes, limit: Limit) -> Iterator[Breach]:
+    """Yield that a record is too long, or may be."""
+    counted = texts if limit.tokenizer else texts._replace(text=0)
+    least, most = (total(each, sizes, limit.num_crops) for each in (counted, texts))
+    if least > limit.max_length:
+        what = "tokens" if limit.tokenizer else "tokens without its texts"
+        message = f"{least:,} {what}, more than {limit.max_length:,}"
+        if not sizes:
+            yield Breach("too-long", ("conversations",), f"{message}, without images")
+            return
+        message += f", with {count_noun(len(sizes), 'image')} at --num_crops {limit.num_crops}"
+        crops = crops_that_fit(counted, sizes, limit.num_crops, limit.max_length)
+        fix = f"--num_crops {crops} fits" if crops else "no --num_crops fits: take images or text out"
+        yield Breach("too-long", ("conversations",), message, fix)
+    elif limit.byte_bound and most > limit.max_length:
+        yield Breach("maybe-too-long", ("conversations",), f"up to {most:,} tokens, more than {limit.max_length:,}")
+
+
+def total(texts: Texts, sizes: Sizes, num_crops: int) -> int:
     """Return all tokens of a record with images of these widths and heights."""
     return sum(texts) + sum(image_tokens(*size, num_crops) for size in sizes)
 
 
-def crops_that_fit(texts: Texts, sizes: Sequence[tuple[int, int]], num_crops: int, max_length: int) -> int | None:
+def crops_that_fit(texts: Texts, sizes: Sizes, num_crops: int, max_length: int) -> int | None:
     """Return the largest number of crops below `num_crops` with which a record fits; None if none does."""
-    candidates = range(num_crops - 1, 0, -1) if sizes else ()
-    for crops in candidates:
+    for crops in range(num_crops - 1, 0, -1):
         try:
             if total(texts, sizes, crops) <= max_length:
                 return crops

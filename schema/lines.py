@@ -13,21 +13,20 @@ from typing import Literal, NamedTuple
 
 import orjson
 
-from phi3v.schema.findings import CODES, Excerpt, Finding
-from phi3v.schema.gate import Gate, Record, collector_off, fits_schema
+from phi3v.schema.contract import fits_schema, schema_breaches
+from phi3v.schema.findings import Finding
+from phi3v.schema.gate import Gate, Record, collector_off
 from phi3v.schema.jsonl import Block
 from phi3v.schema.keys import count_keys, may_repeat_keys, repeated_keys
 from phi3v.schema.leaks import Tie, ties_of
 from phi3v.schema.lengths import Texts, count_at_most, count_exactly, tokenizer_count
-from phi3v.schema.locate import Columns, pointer_of
 from phi3v.schema.rules import Breach, breaches, doubts
 from phi3v.schema.syntax import BOM, Fault, line_fault
-from phi3v.schema.wording import schema_breaches
+from phi3v.schema.wording import Wording
 
 Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 _ID = itemgetter("id")
-_EXCERPT = 100  # characters of a line that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +158,10 @@ def examine(data: bytes, *, answered: bool) -> tuple[Record | None, list[Fault |
         return None, [*faults, line_fault(data)]
     text = data.decode()
     if may_repeat_keys(text, count_keys(record)):
-        for path, column in repeated_keys(text):
-            faults.append(Breach("duplicate-key", path, f"{path[-1]!r} stands twice in its object", column=column))
+        faults += [
+            Breach("duplicate-key", path, f"{path[-1]!r} stands twice in its object", extent=extent)
+            for path, extent in repeated_keys(text)
+        ]
     if not fits_schema(record):
         return None, [*faults, *schema_breaches(record)]
     faults += [*breaches(record), *doubts(record)]
@@ -169,56 +170,3 @@ def examine(data: bytes, *, answered: bool) -> tuple[Record | None, list[Fault |
         where = ("conversations", len(record["conversations"]) - 1)
         faults.append(Breach("unanswered", where, "the last turn has no 'assistant'"))
     return record, faults
-
-
-class Wording:
-    """Turns what is wrong with one line into findings.
-
-    Args:
-        file: as the user gave it.
-        number: of the line, from 1.
-        data: the line without its end; None if it is about the whole file.
-    """
-
-    def __init__(self, file: str, number: int, data: bytes | None) -> None:
-        self._file = file
-        self._number = number
-        self._whole = data is None
-        data = data or b""
-        self._text = data.removeprefix(BOM).decode(errors="replace")  # as in editors, the mark is no column
-        self._columns: Columns | None = None
-
-    def of(self, breach: Breach) -> Finding:
-        """Return the finding of a breach; the line is valid JSON."""
-        self._columns = self._columns or Columns(self._text)
-        column, end = self._columns.span(breach.path)
-        if breach.column is not None:
-            column, end = breach.column, breach.column + 2 + len(str(breach.path[-1]))
-        fault = Fault(breach.code, column, end, breach.message, breach.fix)
-        return self.of_fault(fault, pointer_of(breach.path))
-
-    def of_fault(self, fault: Fault, pointer: str = "") -> Finding:
-        """Return the finding of a fault."""
-        return Finding(
-            code=fault.code,
-            file=self._file,
-            line=self._number,
-            column=fault.column,
-            end_column=fault.end_column,
-            pointer=pointer,
-            message=fault.message,
-            fix=fault.fix or CODES[fault.code].fix,
-            excerpt=None if self._whole else excerpt(self._text, fault.column, fault.end_column),
-        )
-
-
-def excerpt(text: str, column: int, end_column: int) -> Excerpt:
-    """Return what stands around a value: its start, and a quarter of the room before it."""
-    start = max(0, column - 1 - _EXCERPT // 4)
-    piece = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[start:][:_EXCERPT]
-    )
-    before, after = "..." * (start > 0), "..." * (len(text) > start + _EXCERPT)
-    at = column - 1 - start
-    length = 1 if text[column - 1 : column] in {"{", "["} else min(end_column - column, len(piece) - at)
-    return Excerpt(before + piece + after, len(before) + at, max(1, length))

@@ -1,7 +1,7 @@
 """Where the values of a line stand in its text.
 
 One pass over the line gives every place, so that a record with thousands of findings costs no more than one with a
-single finding. It never recurses, so that no depth of nesting can break it.
+single finding. It never recurses, and no path is kept: no depth of nesting can exhaust the stack or the memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out; it is in every CPython
+from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 
@@ -21,6 +22,28 @@ def pointer_of(path: Sequence[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
+class Extent(NamedTuple):
+    """A column, from 1 and in characters, and the column after the last."""
+
+    column: int
+    end: int
+
+
+_NONE: dict[str | int, _Value] = {}  # of scalars, which are many: never added to
+
+
+class _Value:
+    """Where a value starts and ends in the text, from 0; the members of a list or an object by index or key."""
+
+    __slots__ = ("end", "members", "name", "start")
+
+    def __init__(self, name: str | int, start: int) -> None:
+        self.name = name
+        self.start = start
+        self.end = start
+        self.members = _NONE
+
+
 class Columns:
     """The 1-based columns, in characters, between which the values of one JSON document stand.
 
@@ -28,67 +51,58 @@ class Columns:
         text: valid JSON. Of a key that stands twice the last counts, as for parsers.
 
     Attributes:
-        keys: the path of each value of an object, and the column of its key, from left to right.
+        repeated: the path of each key that stood before in its object, and where that key stands, from left to right.
     """
 
     def __init__(self, text: str) -> None:
-        self.keys: list[tuple[Path, int]] = []
-        self._starts: dict[Path, int] = {}
-        self._ends: dict[Path, int] = {}
-        self._scan(text)
+        self.repeated: list[tuple[Path, Extent]] = []
+        self._document = self._scan(text)
 
-    def of(self, path: Sequence[str | int]) -> int:
-        """Return the column of the value at `path`; of the object that should hold it, if it is not there."""
-        return self.span(path)[0]
-
-    def span(self, path: Sequence[str | int]) -> tuple[int, int]:
-        """Return the column of the value at `path` and the column after it.
+    def span(self, path: Sequence[str | int]) -> Extent:
+        """Return where the value at `path` stands.
 
         If it is not there: of the bracket that opens the object which should hold it.
         """
-        parts = tuple(path)
-        if parts in self._starts:
-            return self._starts[parts], self._ends[parts]
-        while parts not in self._starts:
-            parts = parts[:-1]
-        return self._starts[parts], self._starts[parts] + 1
+        value = self._document
+        for part in path:
+            if part not in value.members:
+                return Extent(value.start + 1, value.start + 2)
+            value = value.members[part]
+        return Extent(value.start + 1, value.end + 1)
 
-    def _scan(self, text: str) -> None:
-        path: list[str | int] = []  # of the value that comes next; a container adds a part to it
-        at = _blank(text, 0)
+    def _scan(self, text: str) -> _Value:
+        value = document = _Value("", _blank(text, 0))
+        containers: list[_Value] = []  # that are open at `at`, outermost first
         while True:
-            self._starts[tuple(path)] = at + 1
-            opened = text[at]
-            end = _value_end(text, at)
-            at = _blank(text, end)
-            if opened in "[{" and text[at] not in "]}":
-                at = self._member(text, at, path, "" if opened == "{" else -1)
-                continue
-            if opened in "[{":  # an empty container
-                end = at + 1
-                at = _blank(text, end)
-            self._ends[tuple(path)] = end + 1
-            while path and text[at] in "]}":
-                path.pop()
-                self._ends[tuple(path)] = at + 2
+            value.end = _head_end(text, value.start)  # a container's is set where it closes
+            if text[value.start] in "[{":
+                value.members = {}
+                containers.append(value)
+            at = _blank(text, value.end)
+            while containers and text[at] in "]}":
+                containers.pop().end = at + 1
                 at = _blank(text, at + 1)
-            if not path:
-                return
-            last = path.pop()  # at a comma: the next member of the container
-            at = self._member(text, _blank(text, at + 1), path, last)
+            if not containers:
+                return document
+            if text[at] == ",":
+                at = _blank(text, at + 1)
+            value = self._member(text, at, containers)
 
-    def _member(self, text: str, at: int, path: list[str | int], last: str | int) -> int:
-        """Add the part of the member that starts at `at`; return where its value starts."""
-        if isinstance(last, int):
-            path.append(last + 1)
-            return at
+    def _member(self, text: str, at: int, containers: list[_Value]) -> _Value:
+        """Add the member that starts at `at`, with its key if it has one, to the innermost container."""
+        members = containers[-1].members
+        if text[containers[-1].start] == "[":
+            value = members[len(members)] = _Value(len(members), at)
+            return value
         name, end = scanstring(text, at + 1)
-        path.append(name)
-        self.keys.append((tuple(path), at + 1))
-        return _blank(text, _blank(text, end) + 1)  # over the colon
+        if name in members:
+            path = (*(outer.name for outer in containers[1:]), name)
+            self.repeated.append((path, Extent(at + 1, end + 1)))
+        value = members[name] = _Value(name, _blank(text, _blank(text, end) + 1))  # + 1: over the colon
+        return value
 
 
-def _value_end(text: str, at: int) -> int:
+def _head_end(text: str, at: int) -> int:
     """Return where a scalar ends, or the inside of a container begins."""
     if text[at] == '"':
         end: int = scanstring(text, at + 1)[1]

@@ -16,7 +16,7 @@ from phi3v.schema.lines import Known, LineChecker, Wants
 
 if TYPE_CHECKING:
     from phi3v.schema.decoder import Decoders
-    from phi3v.schema.images import Fault, Folder, Look
+    from phi3v.schema.images import Flaw, Folder, Look
 
 _SPAN = 4 << 20  # bytes of a file that one task takes
 _HEADERS = 512  # images that one task takes
@@ -36,7 +36,7 @@ class Pool:
 
     def look(self, path: Path, wants: Wants) -> Iterator[tuple[Block, Known]]:
         """Yield the blocks of a file and what is known of their lines; from other processes come no lines."""
-        if self._jobs == 1 or not path.is_file() or path.stat().st_size <= _SPAN:
+        if self._jobs == 1 or path.stat().st_size <= _SPAN:
             checker = LineChecker(str(path), wants)
             yield from ((block, checker.look(block)) for block in read_blocks(path))
             return
@@ -58,7 +58,7 @@ class Pool:
         tasks = ((root, names[at : at + _HEADERS]) for at in range(0, len(names), _HEADERS))
         return [look for looks in self._map(_look_at_headers, tasks) for look in looks]
 
-    def decode(self, paths: Sequence[str]) -> list[list[Fault]]:
+    def decode(self, paths: Sequence[str]) -> list[list[Flaw]]:
         """Return what decoding each image brings up."""
         return self.decoders.run(paths) if paths else []
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from phi3v.schema.locate import Path as Pointer
 from phi3v.schema.options import Images
 from phi3v.schema.parallel import Pool
-from phi3v.schema.rules import Breach
-from phi3v.schema.wording import quote
+from phi3v.schema.rules import Breach, quote
 
 if TYPE_CHECKING:
-    from phi3v.schema.images import Fault, Look
+    from phi3v.schema.images import Flaw, Look
 
 _UNREADABLE = {"image-missing", "image-outside", "image-format", "image-broken", "image-size"}
 
@@ -34,7 +33,7 @@ class Pictures:
         self._pool = pool
         self._keep = keep
         self._seen: set[int] = set()
-        self._faults: dict[str, tuple[Fault, ...]] = {}
+        self._flaws: dict[str, tuple[Flaw, ...]] = {}
         self._looks: dict[str, Look] = {}
 
     def look(self, names: Iterable[str]) -> None:
@@ -47,28 +46,28 @@ class Pictures:
         decodable = [
             name
             for name, look in zip(new, looks, strict=True)
-            if (self._depth == "full" or look.doubtful) and not any(fault.code in _UNREADABLE for fault in look.faults)
+            if (self._depth == "full" or look.doubtful) and not any(flaw.code in _UNREADABLE for flaw in look.flaws)
         ]
         decoded = dict(zip(decodable, self._pool.decode([f"{self.root}/{name}" for name in decodable]), strict=True))
         for name, look in zip(new, looks, strict=True):
-            if faults := (*look.faults, *decoded.get(name, ())):
-                self._faults[name] = faults
+            if flaws := (*look.flaws, *decoded.get(name, ())):
+                self._flaws[name] = flaws
             if self._keep:
                 self._looks[name] = look
 
     def breaches(self, images: list[list[str]]) -> Iterator[Breach]:
         """Yield what is wrong with the pictures of a record, a list of names a turn."""
-        if not self._faults:
+        if not self._flaws:
             return
         for path, name in named(images):
-            for fault in self._faults.get(name, ()):
-                below = f" below {self.root}" if fault.code in {"image-missing", "image-outside"} else ""
-                yield Breach(fault.code, path, f"{quote(name)} {fault.what}{below}")
+            for flaw in self._flaws.get(name, ()):
+                below = f" below {self.root}" if flaw.code in {"image-missing", "image-outside"} else ""
+                yield Breach(flaw.code, path, f"{quote(name)} {flaw.what}{below}")
 
     def sizes_of(self, names: Iterable[str]) -> list[tuple[int, int]] | None:
         """Return the widths and heights of pictures; None if one is not known."""
         looks = [self._looks.get(name) for name in names]
-        sizes = [(look.width, look.height) for look in looks if look and look.width and not look.faults]
+        sizes = [(look.width, look.height) for look in looks if look and look.width and not look.flaws]
         return sizes if len(sizes) == len(looks) else None
 
     def files(self) -> Iterator[Path]:

@@ -93,8 +93,8 @@ class Conversation:
         except orjson.JSONDecodeError as error:
             raise RecordError(f"not JSON ({error})") from error
         text = line if isinstance(line, str) else line.decode()
-        if may_repeat_keys(text, count_keys(record)) and (repeated := next(repeated_keys(text), None)):
-            raise RecordError(f"{repeated[0][-1]!r} stands twice in its object")
+        if may_repeat_keys(text, count_keys(record)) and (repeated := repeated_keys(text)):
+            raise RecordError(f"{repeated[0][0][-1]!r} stands twice in its object")
         _expect(isinstance(record, dict), "a record is an object")
         _only(record, {"id", "source", "system", "conversations", "metadata"}, {"id", "source", "conversations"})
         turns = record["conversations"]

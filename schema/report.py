@@ -37,8 +37,18 @@ def _text(findings: Iterable[Finding]) -> Iterator[str]:
         excerpt = finding.excerpt
         shown = ""
         if excerpt and excerpt.text:
-            shown = f"    {excerpt.text}\n    {' ' * excerpt.start}{'^' * excerpt.length}\n"
+            before, value = excerpt.text[: excerpt.start], excerpt.text[excerpt.start :][: excerpt.length]
+            shown = f"    {excerpt.text}\n    {' ' * _cells(before)}{'^' * max(1, _cells(value))}\n"
         yield f"{finding}\n{shown}    fix: {finding.fix}\n"
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese character two, a combining accent none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _json(findings: Iterable[Finding]) -> Iterator[str]:

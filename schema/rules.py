@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from phi3v.schema.locate import Path
+from phi3v.schema.locate import Extent, Path
 from phi3v.schema.tokens import CONTROL_TOKEN, IMAGE_TAG, tag_number
 
 CLASS_LIST = re.compile(r"one of the following [^:\n]{1,40}: ?([^\n]+)")
 CLASS_LIST_START = "one of the following "
+LONGEST_QUOTE = 60  # characters of a value that a message quotes
 
 
 class Breach(NamedTuple):
@@ -21,14 +23,14 @@ class Breach(NamedTuple):
         path: the offending value's in the record.
         message: what is wrong.
         fix: a remedy of its own; the code's if None.
-        column: 1-based, where the path does not tell it.
+        extent: where it stands, if that is not where the value at the path does.
     """
 
     code: str
     path: Path
     message: str
     fix: str | None = None
-    column: int | None = None
+    extent: Extent | None = None
 
 
 def breaches(record: dict[str, Any]) -> Iterator[Breach]:
@@ -48,6 +50,12 @@ def doubts(record: dict[str, Any]) -> Iterator[Breach]:
             if near := [name for name in listed_classes(turn["user"]) if name.casefold() == answer.strip().casefold()]:
                 message += f"; {near[0]!r} is"
             yield Breach("answer-not-listed", ("conversations", index, "assistant"), message)
+
+
+def quote(value: object) -> str:
+    """Return a value as a message shows it: as JSON, and not too long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
 
 
 def count_noun(count: int, noun: str) -> str:

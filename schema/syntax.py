@@ -56,7 +56,7 @@ def file_fault(path: Path, start: bytes) -> Fault | None:
 
 
 def _is_one_document(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size > _LARGEST_DOCUMENT:
+    if path.stat().st_size > _LARGEST_DOCUMENT:
         return False
     try:
         orjson.loads(path.read_bytes())
@@ -112,7 +112,8 @@ def _fix(message: str, text: str, at: int) -> str | None:
         return "write it with json.dumps: this is Python's own form"
     if "control character" in message:
         return "write it as an escape, such as \\n or \\t"
-    if text[:at].rstrip().endswith(",") and text[at : at + 1] in {"}", "]"}:
+    before_bracket = text[:at].rstrip().endswith(",") and text[at : at + 1] in {"}", "]"}
+    if before_bracket or "trailing comma" in message:  # as Python 3.13 words it
         return "remove the comma before the bracket"
     if "property name" in message:
         return "write the name in double quotes"

@@ -128,8 +128,8 @@ class Validation:
         return _Group(files, checker, across)
 
     def _of_group(self, group: _Group) -> Iterator[Finding]:
-        key = self._cache.key(group.files) if self._cache else ""
-        if self._cache and (remembered := self._cache.load(key)):
+        entry = self._cache.entry(group.files) if self._cache else None
+        if self._cache and entry and (remembered := self._cache.load(entry)):
             self._records += remembered.records
             yield from remembered.findings
             return
@@ -141,8 +141,8 @@ class Validation:
                 yield finding
         finally:
             self._records += group.checker.records
-        if self._cache and len(found) < _MOST_REMEMBERED:
-            self._cache.save(key, Remembered(group.checker.records, found), group.checker.pictures())
+        if self._cache and entry and len(found) < _MOST_REMEMBERED:
+            self._cache.save(entry, Remembered(group.checker.records, found), group.checker.pictures())
 
     def _checked(self, group: _Group) -> Iterator[Finding]:
         for file in group.files:

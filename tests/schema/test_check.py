@@ -11,8 +11,7 @@ from PIL import Image
 
 from phi3v.schema import CODES, Checker, UserError, check
 from phi3v.schema.check import jsonl_files
-from phi3v.schema.gate import fits_schema, schema_text
-from phi3v.schema.wording import schema_breaches
+from phi3v.schema.contract import fits_schema, schema_breaches, schema_text
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORD = '{"id": "a", "source": "s", "conversations": [{"images": ["x/a.jpg"], "user": "Q", "assistant": "A"}]}\n'

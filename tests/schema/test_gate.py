@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phi3v.schema.gate import _NO_PATH, Gate, collector_off, schema_text
+from phi3v.schema.contract import _NO_PATH, schema_text
+from phi3v.schema.gate import Gate, collector_off
 from phi3v.schema.lines import examine
 from phi3v.schema.tokens import CONTROL_TOKENS
 
@@ -132,6 +133,31 @@ def test_the_two_patterns_of_a_path_agree(path: str) -> None:
     image = json.loads(schema_text())["$defs"]["image"]
 
     assert bool(re.search(image["pattern"], path)) == bool(path and not re.search(_NO_PATH.replace("$", r"\Z"), path))
+
+
+def test_each_answer_is_held_against_its_own_question() -> None:
+    def line(question: str, answer: str) -> bytes:
+        turn: dict[str, Any] = {"user": question, "assistant": answer}
+        return json.dumps({"id": "a", "source": "s", "conversations": [turn]}).encode()
+
+    other = QUESTION.replace("Boat", "Plane")
+    gate = Gate(answered=True)
+
+    assert gate.records([line(QUESTION, "Boat"), line(other, "Plane"), line("Which?", "Any")])
+    assert gate.records([line(QUESTION, "Plane"), line(other, "Plane")]) is None
+    assert gate.records([line(QUESTION, "Boat"), line(other, "Boat")]) is None
+
+
+def test_tags_of_several_records_are_counted_in_each() -> None:
+    def line(question: str, images: int) -> bytes:
+        turn: dict[str, Any] = {"images": ["a.jpg"] * images, "user": question, "assistant": "A"}
+        return json.dumps({"id": "a", "source": "s", "conversations": [turn]}).encode()
+
+    one, two, first_of_two = line("<|image_1|>", 1), line("<|image_2|> or <|image_1|>", 2), line("<|image_1|>", 2)
+
+    assert GATES[True].records([one, two, line("Q", 2)])
+    assert GATES[True].records([one, first_of_two]) is None
+    assert GATES[True].records([one, line("<|image_1|><|image_1|>", 2)]) is None
 
 
 def test_an_answer_of_the_list_stays_right_however_often_it_comes() -> None:

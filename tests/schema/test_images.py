@@ -27,7 +27,7 @@ def picture(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
 
 
 def codes(folder: Path, name: str) -> list[str]:
-    return [fault.code for fault in Folder(folder).look(name).faults]
+    return [flaw.code for flaw in Folder(folder).look(name).flaws]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -36,7 +36,7 @@ def test_a_good_picture_of_each_format(tmp_path: Path, form: str) -> None:
 
     look = Folder(tmp_path).look(path.name)
 
-    assert (look.faults, look.width, look.height, look.size) == ((), 40, 30, path.stat().st_size)
+    assert (look.flaws, look.width, look.height, look.size) == ((), 40, 30, path.stat().st_size)
     assert look.doubtful is (form == "BMP")  # a BMP's end tells nothing
     assert decode(str(path)) == []
 
@@ -51,8 +51,8 @@ def test_a_picture_that_is_cut_off_is_doubted_by_its_header_and_refused_by_decod
 
     look = Folder(tmp_path).look(path.name)
 
-    assert look.doubtful or look.faults
-    assert [fault.code for fault in decode(str(path))] == ["image-broken"]
+    assert look.doubtful or look.flaws
+    assert [flaw.code for flaw in decode(str(path))] == ["image-broken"]
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form != "BMP"])
@@ -63,8 +63,8 @@ def test_what_follows_a_picture_is_counted(tmp_path: Path, form: str) -> None:
 
     assert Folder(tmp_path).look(path.name).doubtful
     assert picture_end(path.read_bytes(), form) == end
-    (fault,) = decode(str(path))
-    assert (fault.code, "by 22 bytes" in fault.what) == ("image-trailing", True)
+    (flaw,) = decode(str(path))
+    assert (flaw.code, "by 22 bytes" in flaw.what) == ("image-trailing", True)
 
 
 def test_a_gif_of_several_frames_and_a_jpeg_with_a_thumbnail_end_where_they_end(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ SUFFIXES_TO_FORMS = {suffix: form for form, suffix in SUFFIXES.items()}
 def test_names_that_lie(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(tmp_path / "b.jpg").read_bytes())
 
-    (fault,) = Folder(tmp_path).look("a.png").faults
+    (flaw,) = Folder(tmp_path).look("a.png").flaws
 
-    assert fault == ("image-extension", "is a JPEG, not a PNG")
+    assert flaw == ("image-extension", "is a JPEG, not a PNG")
     assert codes(tmp_path, "b.jpg") == []
     (tmp_path / "b.JPEG").write_bytes((tmp_path / "b.jpg").read_bytes())
     (tmp_path / "noname").write_bytes((tmp_path / "b.jpg").read_bytes())
@@ -125,15 +125,15 @@ def test_a_bomb_is_told_by_its_header(tmp_path: Path, size: tuple[int, int]) -> 
     (tmp_path / "a.png").write_bytes(data)
 
     assert codes(tmp_path, "a.png") == ["image-size"]
-    assert [fault.code for look in Folder(tmp_path).look_all(["a.png"]) for fault in look.faults] == ["image-size"]
+    assert [flaw.code for look in Folder(tmp_path).look_all(["a.png"]) for flaw in look.flaws] == ["image-size"]
 
 
 def test_a_picture_too_thin_for_the_model(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (20_000, 2))
 
-    (fault,) = Folder(tmp_path).look("a.png").faults
+    (flaw,) = Folder(tmp_path).look("a.png").flaws
 
-    assert (fault.code, "too thin" in fault.what) == ("image-size", True)
+    assert (flaw.code, "too thin" in flaw.what) == ("image-size", True)
 
 
 def test_links_may_not_lead_out(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_answers_come_in_order_whatever_the_number_of_processes(tmp_path: Path, 
     for path in paths[::3]:
         path.write_bytes(path.read_bytes()[:200])
 
-    faults = decoders.run([str(path) for path in paths])
+    flaws = decoders.run([str(path) for path in paths])
     decoders.close()
 
-    assert [bool(found) for found in faults] == [True, False, False] * 3
+    assert [bool(found) for found in flaws] == [True, False, False] * 3
 
 
 def test_a_decoder_that_dies_hangs_or_wants_too_much_is_replaced(tmp_path: Path) -> None:
@@ -184,14 +184,26 @@ def test_a_decoder_that_dies_hangs_or_wants_too_much_is_replaced(tmp_path: Path)
     decoders = Decoders(2, seconds=3, command=[sys.executable, str(script)])
     started = time.monotonic()
 
-    faults = decoders.run(["crash", good, "hang", good, "crash", good])
+    flaws = decoders.run(["crash", good, "hang", good, "crash", good])
     decoders.close()
 
-    assert [found[0].what if found else "" for found in faults] == [
+    assert [found[0].what if found else "" for found in flaws] == [
         "crashes its decoder (exit code -11)", "", "takes over 3 s to decode", "",
         "crashes its decoder (exit code -11)", "",
     ]  # fmt: skip
     assert time.monotonic() - started < 30
+
+
+def test_decoding_imports_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = picture(tmp_path / "a.png")
+    (tmp_path / "json.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    decoders = Decoders()
+
+    flaws = decoders.run([str(path)])
+    decoders.close()
+
+    assert flaws == [[]]
 
 
 def test_memory_is_capped(tmp_path: Path) -> None:
@@ -199,10 +211,10 @@ def test_memory_is_capped(tmp_path: Path) -> None:
     Image.new("RGB", (9_000, 9_000)).save(path, compress_level=1)
     decoders = Decoders(1, memory=300 << 20)
 
-    ((fault,),) = decoders.run([str(path)])
+    ((flaw,),) = decoders.run([str(path)])
     decoders.close()
 
-    assert fault.code in {"image-size", "image-broken"}  # Pillow says so, or libpng only fails
+    assert flaw.code in {"image-size", "image-broken"}  # Pillow says so, or libpng only fails
 
 
 def test_each_picture_is_looked_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def test_metadata_ties_too() -> None:
         ("leak-url", "https://a/b.jpg"),
         ("leak-url", "http://c/d"),
     ]
-    assert ties[2].path == ("metadata", "urls", 0)
+    assert [tie.path for tie in ties] == [("metadata", "group"), ("metadata", "left_url"), ("metadata", "urls", 0)]
 
 
 def test_each_shared_group_is_told_once_for_each_later_split(write: Write, tmp_path: Path) -> None:
@@ -126,7 +127,22 @@ def test_the_same_bytes_under_two_names(write: Write, tmp_path: Path) -> None:
     assert (finding.code, finding.line, finding.pointer) == ("leak-image", 2, "/conversations/0/images/0")
     assert finding.excerpt is not None
     assert finding.excerpt.text[finding.excerpt.start :].startswith('"b.png"')
-    assert "'a.png' in s_train.jsonl:1" in finding.message
+    digest = hashlib.sha256((tmp_path / "images/a.png").read_bytes()).hexdigest()[:12]
+    assert finding.message == f"'b.png' has the bytes (sha256 {digest}...) of 'a.png' in s_train.jsonl:1"
+    assert finding.file == str(tmp_path / "s_val.jsonl")
+
+
+def test_a_picture_that_goes_while_others_are_checked_is_no_leak(write: Write, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        drawn(tmp_path / "images" / name, 1)
+    write("train", record("a", ["a.png"]))
+    write("val", record("b", ["b.png"]))
+    checker = Checker(across=True)
+    assert [finding for path in jsonl_files(tmp_path) for finding in checker.check(path)] == []
+
+    (tmp_path / "images/a.png").unlink()
+
+    assert list(checker.leaks(near_duplicates=True)) == []
 
 
 def test_pictures_that_look_alike(write: Write, tmp_path: Path) -> None:
@@ -143,7 +159,10 @@ def test_pictures_that_look_alike(write: Write, tmp_path: Path) -> None:
     found = leaks(tmp_path, images="header", near=True)
 
     assert [(finding.code, finding.line) for finding in found] == [("leak-near-duplicate", 1), ("leak-image", 3)]
-    assert "'small.jpg' looks, but for" in found[0].message
+    big, small = (fingerprint(str(tmp_path / "images" / name)) for name in ("a.png", "small.jpg"))
+    assert big is not None
+    assert small is not None
+    assert f"'small.jpg' looks, but for {(big ^ small).bit_count()} of 64 bits, like 'a.png'" in found[0].message
 
 
 def test_a_fingerprint_outlives_scaling_and_compression(tmp_path: Path) -> None:

@@ -158,11 +158,13 @@ def test_a_record_that_is_too_long_names_the_crops_that_fit(tmp_path: Path) -> N
     assert found(2_524) == []
     assert found(2_527, byte_bound=True)[0][:2] == ("maybe-too-long", "up to 2,528 tokens, more than 2,527")
     assert found(2_528, byte_bound=True) == []
-    with pytest.raises(UserError, match="no tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer.json in this folder\n  fix: point --tokenizer") as error:
         found(1, tokenizer=tmp_path)
+    assert error.value.where == tmp_path
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="is no tokenizer"):
+    with pytest.raises(UserError, match="is no tokenizer .*\n  fix: copy it from the model again") as error:
         found(1, tokenizer=tmp_path)
+    assert error.value.where == tmp_path / "tokenizer.json"
 
 
 def test_with_a_tokenizer_texts_count_exactly(tmp_path: Path, root: Path) -> None:
@@ -172,8 +174,10 @@ def test_with_a_tokenizer_texts_count_exactly(tmp_path: Path, root: Path) -> Non
     path.write_text(json.dumps(record) + "\n")
     tokens = encoded(PROCESSOR, tmp_path, record)
 
-    def codes(most: int) -> list[str]:
-        return [finding.code for finding in Checker(limit=Limit(max_length=most, tokenizer=tmp_path)).check(path)]
+    def said(most: int) -> list[str]:
+        checker = Checker(limit=Limit(max_length=most, tokenizer=tmp_path))
+        return [str(finding).removeprefix(str(path)) for finding in checker.check(path)]
 
-    assert codes(tokens) == []
-    assert codes(tokens - 1) == ["too-long"]
+    assert said(tokens) == []
+    message = f"{tokens} tokens, more than {tokens - 1}, without images"
+    assert said(tokens - 1) == [f":1:45: too-long: /conversations: {message}"]

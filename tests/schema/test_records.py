@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3v.schema import Conversation, RecordError, Turn
-from phi3v.schema.check import schema_text
+from phi3v.schema.contract import schema_text
 
 LINE = (
     '{"id": "a", "source": "s", "system": "Be brief.", "conversations": [{"images": ["x/ä.jpg"], "user": "Q", '

