@@ -41,8 +41,12 @@ def find_files(data_dir: Path) -> DataFiles:
         raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
     evaluation = validation or test
     check_files([path for path in train + evaluation if path.stat().st_size])  # an empty one is told when it is needed
+    for path in evaluation:
+        if not path.stat().st_size:
+            fix = "take the file away to train without scores, or convert the data again"
+            raise UserError("no record to score on in this file", where=path, fix=fix)
     # An unlabelled test set is not for scoring.
-    return DataFiles(train, [path for path in evaluation if path.stat().st_size and first_open(path) is None])
+    return DataFiles(train, [path for path in evaluation if has_answers(path)])
 
 
 def check_files(paths: list[Path]) -> None:
@@ -59,12 +63,9 @@ def check_files(paths: list[Path]) -> None:
             raise UserError(str(finding), fix=f"see all there is: phi3v-data validate {path.parent}")
 
 
-def first_open(path: Path) -> int | None:
-    """Return the number of the first line whose last turn has no answer to learn from or to score against."""
-    for line in read_lines(path):
-        if Conversation.from_line(line.data).turns[-1].assistant is None:
-            return line.number
-    return None
+def has_answers(path: Path) -> bool:
+    """Return whether some record of a file has an answer to score against."""
+    return any(Conversation.from_line(line.data).turns[-1].accepted for line in read_lines(path))
 
 
 def said_in_worker(error: UserError) -> UserError:
