@@ -203,11 +203,11 @@ def _images(records: Records, wanted: set[str]) -> dict[str, tuple[str, ...]]:
 def _thumbnails(images: tuple[str, ...], root: Path, row: int) -> tuple[Picture, ...]:
     made = []
     for number, path in enumerate(images[:PICTURES], 1):
+        out = io.BytesIO()
         with Image.open(root / path) as image:
             small = to_rgb(image)
-        small.thumbnail((SIDE, SIDE))
-        out = io.BytesIO()
-        small.save(out, "JPEG", quality=80)
+            small.thumbnail((SIDE, SIDE))
+            small.save(out, "JPEG", quality=80)
         made.append(Picture(f"worst-{row + 1}.{number}.jpg", path, out.getvalue()))
     return tuple(made)
 

@@ -26,7 +26,7 @@ from phi3v.trainer.plan import Plan, plan
 from phi3v.trainer.predictions import evaluated, scores_path
 from phi3v.trainer.report import write_report
 from phi3v.trainer.scored_loop import ScoredTrainer, evaluating
-from phi3v.trainer.scorer import Scorer
+from phi3v.trainer.scorer import Scorer, score_only
 from phi3v.trainer.step_data import Failure, StepData
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +42,9 @@ def train(config: TrainConfig) -> Iterator[Event]:
     first = is_first_process()
     computer = machine(config)
     check_weights(config.model_name_or_path)
+    if config.eval_only:
+        yield from _spoken(score_only(config, computer))
+        return
     checkpoint = starting_point(config)
     set_seed(config.seed)  # before the adapters are drawn
     run = yield from plan(config, computer)
@@ -61,12 +64,18 @@ def train(config: TrainConfig) -> Iterator[Event]:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise said_in_worker(error) from error
-    failures, done = trainer.all_failures(), trainer.state.global_step
-    if trainer.stopped:
-        if first:
-            _write_ledger(config, run, done, failures)
-            yield Stopped(checkpoints(config.output_dir)[-1])
+    if not trainer.stopped:
+        yield from _finish(config, trainer, run, scorer)
         return
+    failures = trainer.all_failures()
+    if first:
+        _write_ledger(config, run, trainer.state.global_step, failures)
+        yield Stopped(checkpoints(config.output_dir)[-1])
+
+
+def _finish(config: TrainConfig, trainer: ScoredTrainer, run: Plan, scorer: Scorer | None) -> Iterator[Event]:
+    """Save the weights, score them, and write what came of the run."""
+    first, failures, done = is_first_process(), trainer.all_failures(), trainer.state.global_step
     best = trainer.load_best()
     trainer.save_model()
     trainer.save_state()

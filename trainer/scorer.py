@@ -8,14 +8,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
+from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.evaluate import Choice, Generation, Reader, choices, predict
-from phi3v.trainer.events import Answered, Scored
+from phi3v.trainer.events import Answered, Event, Note, Scored
+from phi3v.trainer.load import load_model, load_quantised
 from phi3v.trainer.machine import Machine, is_first_process, processes, rank
-from phi3v.trainer.plan import Data
+from phi3v.trainer.plan import Data, open_data
 from phi3v.trainer.predictions import (
     Journal,
     note,
@@ -26,10 +29,10 @@ from phi3v.trainer.predictions import (
     write_scores,
 )
 from phi3v.trainer.questions import Question, deal, distinct_answers, sample, survey
-from phi3v.trainer.scoring import Metrics, Prediction, Score, choose_metrics, mean_loss, scores
+from phi3v.trainer.scoring import Metrics, Prediction, choose_metrics, mean_loss, scores
 
 WHOLE, DRAWN = 500, 200  # before training: all of so many samples, else so many of them
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Job(NamedTuple):
@@ -160,6 +163,28 @@ class Scorer:
         return about(job, model=self._config.model_name_or_path, kind=self._computer.kind)
 
 
+def score_only(config: TrainConfig, computer: Machine) -> Iterator[Event]:
+    """Score a model as it is, base or trained, and train nothing; the output folder gets the scores alone.
+
+    Raises:
+        UserError: the data or the model do not allow it.
+    """
+    data = open_data(config)
+    if data.evaluation is None:
+        fix = "name the file to score on <source>_val.jsonl"
+        raise UserError("no *_val.jsonl and no labelled *_test.jsonl in this folder", where=config.data_dir, fix=fix)
+    state = PartialState()  # the processes know of each other from here on
+    scorer = Scorer(config, data, computer)
+    yield from (Note(text) for text in scorer.described())
+    dtype = TYPES[computer.kind] if config.use_qlora else torch.float32
+    load = load_quantised if config.use_qlora else load_model
+    model = load(config.model_name_or_path, dtype=dtype, attention=computer.attention)
+    if is_first_process():
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+    state.wait_for_everyone()
+    yield from scorer.score(model if config.use_qlora else model.to(state.device), "only")
+
+
 def about(job: Job, **more: str) -> dict[str, Any]:
     """Return what makes an evaluation's answers its own."""
     asked = repr([(own.number, own.tokens, own.how, own.answer) for own in job.questions])
@@ -187,8 +212,3 @@ def autocast(computer: Machine) -> AbstractContextManager[Any]:
     if computer.kind == "fp32":
         return nullcontext()
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=TYPES[computer.kind])
-
-
-def value_of(found: Sequence[Score], name: str) -> float:
-    """Return a score by its name."""
-    return next(score.value for score in found if score.metric == name)
