@@ -638,11 +638,12 @@ def evaluate(name: str, path: Path, output: Path | None, metric: str | None, **o
       phi3v-model evaluate --model run --data data/ucf101_test.jsonl --output scores.json
     """
     require("train", "torch", "transformers", "rapidfuzz")
+    from phi3v.trainer.config import metric_names
     from phi3v.trainer.predictions import remove_journals, write_predictions, write_scores
     from phi3v.trainer.scoring import scores
 
     beside = output.with_name(f"predictions_{output.stem}.jsonl") if output else None
-    found = _answers(name, path, beside, scored=True, metrics=tuple(metric.split(",")) if metric else (), **options)
+    found = _answers(name, path, beside, scored=True, metrics=metric_names(metric), **options)
     if output and beside:
         write_predictions(beside, found.predictions, found.metrics)
         write_scores(output, found.predictions, found.metrics)

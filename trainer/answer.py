@@ -119,7 +119,8 @@ class _Pieces:
         while (text := self._queue.get()) is not None:
             if isinstance(text, BaseException):
                 raise text
-            if not text.endswith("\ufffd") and text.startswith(told):  # half a character: the next token has the rest
+            # Not half a character, of which the next token has the rest, nor a token that is no text.
+            if not text.endswith("\ufffd") and text != told and text.startswith(told):
                 yield text[len(told) :]
                 told = text
 

@@ -69,6 +69,19 @@ def read_settings(path: Path) -> dict[str, Any]:
     }
 
 
+def metric_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of metrics in a text, comma-separated; none if there is no text.
+
+    Raises:
+        UserError: one is not known.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"--metric {name} is not known", fix=f"give some of {', '.join(METRICS)}")
+    return names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What `phi3v-train` takes; names and defaults are the original recipe's where it has them."""
@@ -180,10 +193,9 @@ class TrainConfig:
         self._check_scoring()
 
     def _check_scoring(self) -> None:
+        metric_names(self.metric)
         if self.eval_before not in {None, "all", "none"} and not str(self.eval_before).isdecimal():
             raise UserError(f"--eval_before {self.eval_before} is none of all, none, N", fix="give one of them")
-        for name in set(self.metrics) - set(METRICS):
-            raise UserError(f"--metric {name} is not known", fix=f"give some of {', '.join(METRICS)}")
         for name in ("metric_for_best", "early_stopping_patience"):
             if getattr(self, name) is not None and self.eval_steps is None:
                 raise UserError(f"--{name} needs scores during the run", fix="add --eval_steps N")
@@ -191,7 +203,7 @@ class TrainConfig:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics asked for; none for those of the data's sources."""
-        return tuple(name.strip() for name in self.metric.split(",")) if self.metric else ()
+        return metric_names(self.metric)
 
     @property
     def adapters(self) -> bool:

@@ -38,7 +38,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], scores: Sequence[ScoreAt], met
         _line(losses, log, "loss", "training", BLUE)
         _line(losses, log, "eval_loss", "validation", GREEN, marker="o")
         losses.set(title="Loss per token", ylim=(0, None))
-        losses.legend()
+        if losses.lines:
+            losses.legend()
         _scores(scored, scores, metric)
         _line(rates, log, "learning_rate", "", BLUE)
         rates.set(title="Learning rate", ylim=(0, None))

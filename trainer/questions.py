@@ -73,12 +73,17 @@ def sentence_of(record: Conversation) -> str | None:
 def sample(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
     """Return so many questions, drawn by the seed, in the order of the data; all of them without a limit.
 
+    Those that can be scored come first: the others are drawn where there are not enough.
+
     Of a sentence that is not drawn whole no consistency can be told: its questions lose their group.
     """
     if limit is None or limit >= len(questions):
         return list(questions)
-    places = sorted(random.Random(seed).sample(range(len(questions)), limit))  # noqa: S311  # no secret
-    drawn = [questions[place] for place in places]
+    draw = random.Random(seed).sample  # noqa: S311  # no secret
+    scored = [place for place, question in enumerate(questions) if question.answer is not None]
+    places = draw(scored, min(limit, len(scored)))
+    places += draw(sorted(set(range(len(questions))) - set(scored)), limit - len(places))
+    drawn = [questions[place] for place in sorted(places)]
     cut = {question.group for question in questions} - {None}
     whole = cut - {question.group for question in set(questions) - set(drawn)}
     return [question if question.group in whole else question._replace(group=None) for question in drawn]

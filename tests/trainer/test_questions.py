@@ -77,6 +77,15 @@ def test_a_sample_is_drawn_by_the_seed_in_the_order_of_the_data() -> None:
     assert sample(questions, 100, 7) == sample(questions, None, 7) == questions
 
 
+def test_what_can_be_scored_is_drawn_first() -> None:
+    questions = [question(number, answer="yes" if number in {3, 7} else None) for number in range(9)]
+
+    assert [own.number for own in sample(questions, 2, 0)] == [3, 7]
+    four = {own.number for own in sample(questions, 4, 0)}
+    assert {3, 7} < four
+    assert len(four) == 4
+
+
 def test_a_sentence_that_is_not_drawn_whole_tells_no_consistency() -> None:
     questions = [question(number, group=f"g{number // 2}") for number in range(40)]
 
