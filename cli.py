@@ -507,14 +507,14 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
                 case Answered(done, total):
                     answering.show(done, total)
                 case Scored(when, found):
-                    scores[when] = found[0].value
                     for score in found:
+                        scores.setdefault(when, score.value)  # the first counts
                         click.echo(_score_line(score, when))
                 case Stopped(checkpoint):
                     click.echo(f"stopped as asked, saved {checkpoint}; go on with --resume auto", err=True)
                     raise click.exceptions.Exit(TERMINATED)
     if scores.keys() == {"before", "after"}:
-        click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/eval_after.json")
+        click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/report.html")
 
 
 def _score_line(score: Any, when: str = "") -> str:
