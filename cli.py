@@ -496,7 +496,7 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
     from phi3v.trainer.events import Answered, Measured, Note, Scored, Stopped
     from phi3v.trainer.run import train
 
-    scores = {}
+    scores: dict[str, float] = {}
     with Progress("measuring") as measuring, Progress("answering") as answering:
         for event in train(config):
             match event:
