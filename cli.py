@@ -15,6 +15,7 @@ if sys.argv[0].rpartition("/")[2].startswith("phi3v-"):  # this is the program, 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the imports below take their time: no traceback
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -425,16 +426,26 @@ def train_command() -> click.Command:
             expose_value=False,
             is_eager=True,
         ),
+        click.Option(
+            ["--list_presets"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_list_presets,
+            help="List the presets with the scores that the recipe published, and stop.",
+        ),
         click.Option(["--show"], type=click.IntRange(min=1), metavar="N", help="Show N samples as learned, and stop."),
         *options_of(TrainConfig),
     ]
+    preset = next(param for param in params if param.name == "preset")
+    preset.is_eager, preset.callback = True, _read_preset
     settings = SETTINGS | {"ignore_unknown_options": True, "allow_extra_args": True}
     return click.Command(
         "phi3v-train", callback=click.pass_context(_train), params=params, help=text, context_settings=settings
     )
 
 
-def _read_settings(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
+def _read_settings(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     """Make a file's settings the defaults of the options; those that are none of ours are kept for the Trainer."""
     if value is None:
         return
@@ -442,8 +453,39 @@ def _read_settings(ctx: click.Context, param: click.Parameter, value: Path | Non
 
     ours = {option.name for option in ctx.command.params}
     found = read_settings(value)
-    ctx.default_map = {name: setting for name, setting in found.items() if name in ours}
+    ctx.meta["file"] = {name: setting for name, setting in found.items() if name in ours}
+    _read_preset(ctx, param, ctx.meta["file"].get("preset"))
     ctx.obj = {name: text for name, text in found.items() if name not in ours}
+
+
+def _read_preset(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """Make a preset's settings the defaults of the options, below those of a file."""
+    from phi3v.trainer.presets import named
+
+    if value is not None:
+        ctx.meta["preset"] = named(value).settings
+    ctx.default_map = {**ctx.meta.get("preset", {}), **ctx.meta.get("file", {})}
+    return value
+
+
+def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001, FBT001
+    if not value:
+        return
+    from phi3v.trainer.presets import table
+
+    rows = list(table())
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    ctx.exit()
+
+
+def _without_preset_precision(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with a preset's precision left out where another one is asked for."""
+    source = click.core.ParameterSource.COMMANDLINE
+    kinds = ("bf16", "fp16", "fp32")
+    asked = [kind for kind in kinds if options[kind] and ctx.get_parameter_source(kind) is source]
+    return options | {kind: kind in asked for kind in kinds} if asked else options
 
 
 def _more(ctx: click.Context) -> dict[str, str]:
@@ -465,15 +507,15 @@ def _more(ctx: click.Context) -> dict[str, str]:
 def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
     from phi3v.trainer.config import TrainConfig
 
-    config = TrainConfig(**options, more=_more(ctx))
-    require("train", "torch", "transformers", "accelerate", *(["peft"] if config.adapters else []))
+    config = TrainConfig(**_without_preset_precision(ctx, options), more=_more(ctx))
+    require("train", "torch", "transformers", "accelerate", "rapidfuzz", *(["peft"] if config.adapters else []))
     if show:
         _show(config, show)
         return
     from phi3v.trainer.events import Answered, Measured, Note, Scored, Stopped
     from phi3v.trainer.run import train
 
-    scores = {}
+    scores: dict[str, float] = {}
     with Progress("measuring") as measuring, Progress("answering") as answering:
         for event in train(config):
             match event:
@@ -483,14 +525,21 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
                     measuring.show(done, total)
                 case Answered(done, total):
                     answering.show(done, total)
-                case Scored(when, accuracy, total):
-                    scores[when] = accuracy
-                    click.echo(f"accuracy {when}: {accuracy:.4f} on {total} samples")
+                case Scored(when, found):
+                    for score in found:
+                        scores.setdefault(when, score.value)  # the first counts
+                        click.echo(_score_line(score, when))
                 case Stopped(checkpoint):
                     click.echo(f"stopped as asked, saved {checkpoint}; go on with --resume auto", err=True)
                     raise click.exceptions.Exit(TERMINATED)
     if scores.keys() == {"before", "after"}:
-        click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/eval_after.json")
+        click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/report.html")
+
+
+def _score_line(score: Any, when: str = "") -> str:
+    """Return a score with its interval: `accuracy before: 0.2500 on 24 samples (95 %: 0.0833 to 0.4167)`."""
+    what = f"{score.metric} {when}".strip()
+    return f"{what}: {score.value:.4f} on {score.count} samples (95 %: {score.low:.4f} to {score.high:.4f})"
 
 
 def _show(config: Any, count: int) -> None:
@@ -536,6 +585,16 @@ _LENGTH = click.option(
 )
 
 
+_DATA: dict[str, Any] = {"type": click.Path(exists=True, dir_okay=False, path_type=Path), "help": "A JSONL file."}
+_OUTPUT: dict[str, Any] = {"type": click.Path(dir_okay=False, path_type=Path)}
+_BATCH = click.option(
+    "--batch_size", type=click.IntRange(min=1), default=8, show_default=True, help="Records at a time."
+)
+_LIMIT = click.option(
+    "--eval_limit", type=click.IntRange(min=1), help="So many records at most, drawn by a fixed seed."
+)
+
+
 @model.command()
 @_MODEL
 @click.option(
@@ -545,46 +604,91 @@ _LENGTH = click.option(
     type=click.Path(exists=True, dir_okay=False),
     help="A picture; may be given again.",
 )
+@click.option("--data", "path", **_DATA)
+@click.option("--output", help="With --data: where the answers go, instead of to the terminal.", **_OUTPUT)
+@_BATCH
+@_LIMIT
 @_LENGTH
-@click.argument("question")
-def predict(name: str, images: Sequence[str], max_new_tokens: int, question: str) -> None:
-    """Answer one question about pictures."""
-    require("train", "torch", "transformers")
-    from phi3v.trainer.answer import answer
+@click.argument("question", required=False)
+def predict(
+    name: str, images: Sequence[str], path: Path | None, output: Path | None, question: str | None, **options: Any
+) -> None:
+    """Answer one question about pictures, or the last turn of each record of a file.
 
-    click.echo(answer(name, question, images, max_new_tokens=max_new_tokens))
+    \b
+    Examples:
+      phi3v-model predict --model run --image a.jpg --image b.jpg "What differs?"
+      phi3v-model predict --model run --data questions.jsonl --output answers.jsonl
+    """
+    if (question is None) == (path is None) or (path and images):
+        raise click.UsageError("give a question, with --image where it is about pictures; or --data alone")
+    require("train", "torch", "transformers", "rapidfuzz")
+    from phi3v.trainer.answer import answer
+    from phi3v.trainer.predictions import as_fields, remove_journals, write_predictions
+
+    if question is not None:
+        for piece in answer(name, question, images, max_new_tokens=options["max_new_tokens"]):
+            click.echo(piece, nl=False)
+        click.echo()
+        return
+    found = _answers(name, path, output, scored=False, **options)
+    if output:
+        write_predictions(output, found.predictions, None)
+        remove_journals(output)
+        return
+    for prediction in found.predictions:
+        click.echo(json.dumps(as_fields(prediction, None), ensure_ascii=False))
 
 
 @model.command()
 @_MODEL
-@click.option(
-    "--data",
-    "path",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A labelled JSONL file.",
-)
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the scores and answers go, as JSON."
-)
-@click.option("--batch_size", type=click.IntRange(min=1), default=8, show_default=True, help="Samples at a time.")
+@click.option("--data", "path", required=True, **_DATA)
+@click.option("--output", help="Where scores and answers go, as JSON; predictions_NAME.jsonl beside it.", **_OUTPUT)
+@click.option("--metric", help="Metrics, comma-separated. [default: by the data's source]")
+@click.option("--positive_answer", help="The answer that auroc is about. [default: Yes for hateful_memes]")
+@_BATCH
+@_LIMIT
 @_LENGTH
-def evaluate(name: str, path: Path, output: Path | None, batch_size: int, max_new_tokens: int) -> None:
-    """Score a model on a labelled JSONL file."""
-    require("train", "torch", "transformers")
-    from phi3v.trainer.answer import answer_file
-    from phi3v.trainer.evaluate import accuracy, write_scores
+def evaluate(name: str, path: Path, output: Path | None, metric: str | None, **options: Any) -> None:
+    """Score a model on a labelled JSONL file; with --output an interrupted evaluation goes on by the same command.
+
+    \b
+    Example:
+      phi3v-model evaluate --model run --data data/ucf101_test.jsonl --output scores.json
+    """
+    require("train", "torch", "transformers", "rapidfuzz")
+    from phi3v.trainer.config import metric_names
+    from phi3v.trainer.predictions import remove_journals, write_predictions, write_scores
+    from phi3v.trainer.scoring import scores
+
+    beside = output.with_name(f"predictions_{output.stem}.jsonl") if output else None
+    found = _answers(name, path, beside, scored=True, metrics=metric_names(metric), **options)
+    if output and beside:
+        write_predictions(beside, found.predictions, found.metrics)
+        write_scores(output, found.predictions, found.metrics)
+        remove_journals(beside)
+    for line in found.metrics.left_out:
+        click.echo(line, err=True)
+    for score in scores(found.predictions, found.metrics):
+        click.echo(_score_line(score))
+
+
+def _answers(name: str, path: Path | None, output: Path | None, *, eval_limit: int | None, **wish: Any) -> Any:
+    """Return a model's answers to the records of a file, showing how far it is."""
+    from phi3v.trainer.answer import Wish, answer_file
+    from phi3v.trainer.events import Answered
 
     if output and not os.access(output.absolute().parent, os.W_OK):
         raise UserError("cannot write here", where=output.absolute().parent, fix="choose another --output")
-    predictions = []
+    assert path is not None
+    found = None
     with Progress("answering") as progress:
-        for prediction in answer_file(name, path, batch_size=batch_size, max_new_tokens=max_new_tokens):
-            predictions.append(prediction)
-            progress.show(len(predictions))
-    if output:
-        write_scores(output, predictions)
-    click.echo(f"accuracy: {accuracy(predictions):.4f} on {len(predictions)} samples")
+        for event in answer_file(name, path, Wish(journal=output, limit=eval_limit, **wish)):
+            if isinstance(event, Answered):
+                progress.show(event.done, event.total)
+            else:
+                found = event
+    return found
 
 
 @model.command()

@@ -43,6 +43,11 @@ class Turn:
     images: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """What a scorer accepts; empty if the turn has no answer."""
+        return self.answers or ((self.assistant,) if self.assistant is not None else ())
+
     def __post_init__(self) -> None:
         _texts_in({"user": self.user, "assistant": self.assistant}.items())
         _texts_in(("answers", answer) for answer in self.answers)

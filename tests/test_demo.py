@@ -74,7 +74,7 @@ def test_the_saved_model_scores_as_it_did_after_training(demo: Path, run: Callab
     done = run("phi3v-model", "evaluate", "--model", demo / "model", "--data", demo / "data" / "ucf101_val.jsonl")
 
     expected = json.loads((demo / "metrics.json").read_text())["accuracy_after"]
-    assert done.stdout == f"accuracy: {expected:.4f} on 24 samples\n"
+    assert done.stdout.startswith(f"accuracy: {expected:.4f} on 24 samples (95 %: ")
 
 
 def test_the_plot_is_a_picture(demo: Path) -> None:

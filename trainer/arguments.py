@@ -30,13 +30,15 @@ INSTEAD = {
     "dataloader_drop_last": "leave it out: no sample is dropped",
     "dataloader_num_workers": "--num_workers",
     "disable_tqdm": "--no_tqdm",
-    "eval_strategy": "leave it out: the model is scored before and after",
+    "eval_strategy": "--eval_steps",
     "enable_jit_checkpoint": "leave it out: SIGTERM saves and stops in any case",
     "gradient_accumulation_steps": "--batch_size and --batch_size_per_gpu: it follows from them",
     "gradient_checkpointing": "--gradient_checkpointing",
     "ignore_data_skip": "leave it out: a resumed run reads no sample again",
     "include_num_input_tokens_seen": "leave it out: the log has tokens_per_second",
-    "load_best_model_at_end": "leave it out: no score is taken during the run",
+    "greater_is_better": "--metric_for_best: it follows from it",
+    "load_best_model_at_end": "--metric_for_best: with --eval_steps the best weights are kept in any case",
+    "metric_for_best_model": "--metric_for_best",
     "per_device_eval_batch_size": "--eval_batch_size",
     "per_device_train_batch_size": "--batch_size_per_gpu",
     "remove_unused_columns": "leave it out: no column is removed",
@@ -86,7 +88,7 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
         "dataloader_num_workers": config.num_workers,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
-        "ddp_timeout": 86_400,  # the others wait while the first process scores
+        "ddp_timeout": 86_400,  # a process may wait for the longest answers of another
         "disable_tqdm": not config.tqdm,
         "seed": config.seed,
     }

@@ -41,9 +41,13 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def keep_newest(output_dir: Path, count: int | None) -> None:
-    """Delete all whole checkpoints but the newest; the mark goes first, so that none looks whole when it is not."""
-    for path in checkpoints(output_dir)[: -count if count else 0]:
+def keep_newest(output_dir: Path, count: int | None, *, spare: int | None = None) -> None:
+    """Delete all whole checkpoints but the newest and that of step `spare`.
+
+    The mark goes first, so that none looks whole when it is not.
+    """
+    spared = output_dir / f"checkpoint-{spare}"
+    for path in [path for path in checkpoints(output_dir)[: -count if count else 0] if path != spared]:
         (path / MARK).unlink()
         shutil.rmtree(path)
 

@@ -14,11 +14,15 @@ from phi3v.schema.jsonl import atomic_write
 from phi3v.schema.tokens import MAX_CROPS
 
 FILE_NAME = "train_config.json"
+METRICS = ("accuracy", "exact_match", "anls", "anls_recipe", "auroc", "consistency")
 MANY, LEAST = 2**40, 1e-12  # no upper bound; just above 0
 BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, MANY),
     "batch_size_per_gpu": (1, MANY),
+    "early_stopping_patience": (1, MANY),
     "eval_batch_size": (1, MANY),
+    "eval_limit": (1, MANY),
+    "eval_steps": (1, MANY),
     "learning_rate": (0, 1000),
     "logging_steps": (1, MANY),
     "lora_alpha_ratio": (LEAST, 1000),
@@ -65,6 +69,19 @@ def read_settings(path: Path) -> dict[str, Any]:
     }
 
 
+def metric_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of metrics in a text, comma-separated; none if there is no text.
+
+    Raises:
+        UserError: one is not known.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"--metric {name} is not known", fix=f"give some of {', '.join(METRICS)}")
+    return names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What `phi3v-train` takes; names and defaults are the original recipe's where it has them."""
@@ -78,6 +95,10 @@ class TrainConfig:
     model_name_or_path: Annotated[str, "A folder, a hub id, or 'tiny' (random weights, no download)."] = (
         "microsoft/Phi-3.5-vision-instruct"
     )
+    preset: Annotated[
+        str | None,
+        "Settings of a row of the recipe's result tables; options win over it. --list_presets has the names.",
+    ] = None
     use_lora: Annotated[bool, "Train low-rank adapters instead of all weights."] = False
     use_qlora: Annotated[bool, "The same on 4-bit (NF4) weights; the vision part stays as it is."] = False
     lora_rank: Annotated[int, "Rank of the adapters."] = 64
@@ -124,6 +145,20 @@ class TrainConfig:
     num_workers: Annotated[int, "Processes that read images while the model computes."] = 2
     eval_batch_size: Annotated[int, "Samples answered at a time in evaluation."] = 8
     max_new_tokens: Annotated[int, "Longest answer in evaluation."] = 64
+    eval_before: Annotated[
+        str | None, "Samples scored before training: all, none, or N of them. [default: all, or 200 of more than 500]"
+    ] = None
+    eval_steps: Annotated[int | None, "Score also every so many optimizer steps."] = None
+    eval_limit: Annotated[int | None, "Score on so many samples at most, drawn by --seed."] = None
+    eval_only: Annotated[bool, "Score the model as it is, and train nothing."] = False
+    metric: Annotated[
+        str | None, f"Metrics, comma-separated: {', '.join(METRICS)}. [default: by the data's source]"
+    ] = None
+    positive_answer: Annotated[str | None, "The answer that auroc is about. [default: Yes for hateful_memes]"] = None
+    metric_for_best: Annotated[
+        str | None, "With --eval_steps, which score or 'loss' chooses the weights to keep; 'none' for the last ones."
+    ] = None
+    early_stopping_patience: Annotated[int | None, "Stop after so many evaluations without a better score."] = None
     logging_steps: Annotated[int, "Optimizer steps between two lines of the log."] = 10
     save_steps: Annotated[int, "Optimizer steps between two checkpoints; 0 for none."] = 500
     save_total_limit: Annotated[int, "How many checkpoints to keep."] = 2
@@ -154,6 +189,21 @@ class TrainConfig:
         if self.max_tokens_per_gpu and self.batch_size_per_gpu > 1:
             fix = "leave one out: packing decides how many samples go into a forward"
             raise UserError("--max_tokens_per_gpu and --batch_size_per_gpu exclude each other", fix=fix)
+
+        self._check_scoring()
+
+    def _check_scoring(self) -> None:
+        metric_names(self.metric)
+        if self.eval_before not in {None, "all", "none"} and not str(self.eval_before).isdecimal():
+            raise UserError(f"--eval_before {self.eval_before} is none of all, none, N", fix="give one of them")
+        for name in ("metric_for_best", "early_stopping_patience"):
+            if getattr(self, name) is not None and self.eval_steps is None:
+                raise UserError(f"--{name} needs scores during the run", fix="add --eval_steps N")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics asked for; none for those of the data's sources."""
+        return metric_names(self.metric)
 
     @property
     def adapters(self) -> bool:

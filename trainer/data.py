@@ -45,15 +45,14 @@ def find_files(data_dir: Path, on_error: Policy = "fail") -> DataFiles:
         fix = "name the file to train on <source>_train.jsonl"
         raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
     evaluation = validation or test
-    check_files(_filled(train), "header" if on_error == "fail" else "none")
-    check_files(_filled(evaluation), "header")
+    check_files([path for path in train if path.stat().st_size], "header" if on_error == "fail" else "none")
+    for path in evaluation:
+        if not path.stat().st_size:
+            fix = "take the file away to train without scores, or convert the data again"
+            raise UserError("no record to score on in this file", where=path, fix=fix)
+    check_files(evaluation, "header")
     # An unlabelled test set is not for scoring.
-    return DataFiles(train, [path for path in _filled(evaluation) if first_open(path) is None])
-
-
-def _filled(paths: list[Path]) -> list[Path]:
-    """Return the files that are not empty; an empty one is told when it is needed."""
-    return [path for path in paths if path.stat().st_size]
+    return DataFiles(train, [path for path in evaluation if has_answers(path)])
 
 
 def check_files(paths: list[Path], images: Images = "header") -> None:
@@ -70,12 +69,9 @@ def check_files(paths: list[Path], images: Images = "header") -> None:
             raise UserError(str(finding), fix=f"see all there is: phi3v-data validate {path.parent}")
 
 
-def first_open(path: Path) -> int | None:
-    """Return the number of the first line whose last turn has no answer to learn from or to score against."""
-    for line in read_lines(path):
-        if Conversation.from_line(line.data).turns[-1].assistant is None:
-            return line.number
-    return None
+def has_answers(path: Path) -> bool:
+    """Return whether some record of a file has an answer to score against."""
+    return any(Conversation.from_line(line.data).turns[-1].accepted for line in read_lines(path))
 
 
 def said_in_worker(error: UserError) -> UserError:

@@ -107,9 +107,7 @@ class Encoder:
             own = self._ids(part) if part.text else [-part.image] * counts[part.image] + ids[:1]
             ids += own
             labels += own if part.supervised else [IGNORED] * len(own)
-        last = record.turns[-1]
-        answers = last.answers or ((last.assistant,) if last.assistant is not None else ())
-        return Example(id=record.id, input_ids=ids, labels=labels, images=images, answers=answers)
+        return Example(id=record.id, input_ids=ids, labels=labels, images=images, answers=record.turns[-1].accepted)
 
     def measure(self, record: Conversation, *, answered: bool = True) -> Measured:
         """Measure a record as `__call__` would encode it; of its images only the headers are read.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-When = Literal["before", "after"]
+from phi3v.trainer.scoring import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,18 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Evaluation is done."""
+    """Evaluation is done.
 
-    when: When
-    accuracy: float
+    Attributes:
+        when: `before`, `after`, `only` or `step-N`.
+        scores: the one that counts first.
+        loss: per token of the right answers.
+        total: records answered.
+    """
+
+    when: str
+    scores: tuple[Score, ...]
+    loss: float | None
     total: int
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ def training_entries(
         yield entry | ({"skipped": "image", "reason": unread[number]} if number in unread else {})
 
 
-def evaluation_entries(records: Records, evaluated: int) -> Iterator[dict[str, Any]]:
-    """Yield that each sample to score on was scored so often."""
+def evaluation_entries(records: Records, evaluated: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Yield how often each sample to score on was answered, by its id."""
     for number in range(len(records)):
-        yield {"id": records[number].id, "file": records.file(number).name, "evaluated": evaluated}
+        own = records[number].id
+        yield {"id": own, "file": records.file(number).name, "evaluated": evaluated.get(own, 0)}
 
 
 def write(folder: Path, entries: Iterable[dict[str, Any]]) -> None:

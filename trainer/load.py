@@ -17,6 +17,8 @@ from phi3v.trainer.model import Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.tiny import TINY, tiny_model, tiny_processor
 
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "adapter_model.bin")
+WHERE = "name a model's folder, a hub id like owner/name, or 'tiny'"
 
 
 def load_processor(name: str) -> Phi3VProcessor:
@@ -89,6 +91,37 @@ def load_quantised(name: str, *, dtype: torch.dtype, attention: str = "sdpa") ->
     return small
 
 
+def load_on_quantised(name: str) -> nn.Module:
+    """Return an adapter on its base model in 4 bits, as QLoRA has trained it."""
+    from peft import PeftModel
+
+    base = load_quantised(_base_of(Path(name)), dtype=torch.float32)
+    adapted: nn.Module = _reading(name, lambda: PeftModel.from_pretrained(base, name))
+    return adapted
+
+
+def check_weights(name: str) -> None:
+    """Check that a folder holds weights, before anything long is done with it; names of the hub are not looked at.
+
+    Raises:
+        UserError: there are none, or there is no such folder.
+    """
+    folder = Path(name)
+    if name == TINY or _is_hub_id(name):
+        return
+    if not folder.is_dir():
+        raise UserError("no such folder", where=name, fix=WHERE)
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        fix = "name the folder that the run or the export has written, not one of a run that did not end"
+        raise UserError("holds no weights (no *.safetensors, no *.bin)", where=name, fix=fix)
+    if is_adapter(name):
+        check_weights(_base_of(folder))
+
+
+def _is_hub_id(name: str) -> bool:
+    return not Path(name).is_dir() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def is_adapter(name: str) -> bool:
     """Return whether a folder holds an adapter instead of a whole model."""
     return (Path(name) / ADAPTER_CONFIG).is_file()
@@ -102,8 +135,8 @@ def _base_of(folder: Path) -> str:
 
 
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise UserError("no such folder", where=name, fix="name a model's folder, a hub id like owner/name, or 'tiny'")
+    if not Path(name).is_dir() and not _is_hub_id(name):
+        raise UserError("no such folder", where=name, fix=WHERE)
     # Absolute, so that an adapter that is trained on it finds its base from anywhere.
     full = str(Path(name).resolve()) if Path(name).is_dir() else name
     return _reading(name, lambda: kind.from_pretrained(full, **options))

@@ -142,6 +142,10 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             logs["train_samples_per_second"] = round(trained / logs["train_runtime"], 3)
         super().log(logs, start_time)
 
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not spent training out of the speed."""
+        self._since += seconds
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer, its groups divided by the parts' learning rates."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
@@ -158,7 +162,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             mark(folder, self.state.global_step, [list(failure) for failure in failures])
-            keep_newest(folder.parent, self._keep)
+            keep_newest(folder.parent, self._keep, spare=self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
     def all_failures(self) -> list[Failure]:

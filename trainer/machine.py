@@ -22,9 +22,14 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Return which of them this process is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first_process() -> bool:
-    """Return whether this process is the one that speaks, scores and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    """Return whether this process is the one that speaks and writes."""
+    return rank() == 0
 
 
 class Machine(NamedTuple):

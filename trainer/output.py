@@ -20,6 +20,7 @@ from phi3v.trainer.load import is_adapter
 
 # What a run leaves in its folder, beside the processor's files, which the next run writes over in any case.
 OUTPUTS = (
+    ".predictions_*",
     "adapter_*",
     "checkpoint-*",
     "config.json",
@@ -29,13 +30,15 @@ OUTPUTS = (
     "generation_config.json",
     "metrics.json",
     "model*.safetensors*",
+    "predictions_*",
+    "report*",
     "samples.jsonl",
     "trainer_state.json",
 )
 # Settings that a resumed run may change: they change neither a weight nor a score.
 FREE = {
     *("data_dir", "output_dir", "overwrite", "resume", "model_name_or_path", "tqdm", "num_workers", "logging_steps"),
-    *("save_steps", "save_total_limit", "eval_batch_size", "report_to", "run_name"),
+    *("save_steps", "save_total_limit", "eval_batch_size", "eval_only", "preset", "report_to", "run_name"),
 }
 DATA = "data.json"
 PACKAGES = ("phi3v", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed", "flash-attn", "pillow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,15 +16,17 @@ from phi3v.trainer.adapt import adapt, learning_rate
 from phi3v.trainer.arguments import training_arguments
 from phi3v.trainer.checkpoints import checkpoints, on_sigterm, whole
 from phi3v.trainer.config import TrainConfig
-from phi3v.trainer.data import Examples, said_in_worker
-from phi3v.trainer.evaluate import Prediction, accuracy, predict, write_scores
-from phi3v.trainer.events import Answered, Event, Note, Scored, Stopped, When
-from phi3v.trainer.load import load_model, load_quantised
-from phi3v.trainer.loop import StepTrainer
-from phi3v.trainer.machine import Machine, accumulation, is_first_process, machine, processes
+from phi3v.trainer.data import said_in_worker
+from phi3v.trainer.events import Event, Note, Stopped
+from phi3v.trainer.load import check_weights, load_model, load_quantised
+from phi3v.trainer.machine import accumulation, is_first_process, machine, processes
 from phi3v.trainer.model.attention import PACKED_SDPA
 from phi3v.trainer.output import make_folder, require_same_data, starting_point, write_metrics
 from phi3v.trainer.plan import Plan, plan
+from phi3v.trainer.predictions import evaluated, scores_path
+from phi3v.trainer.report import write_report
+from phi3v.trainer.scored_loop import ScoredTrainer, evaluating
+from phi3v.trainer.scorer import Scorer, score_only
 from phi3v.trainer.step_data import Failure, StepData
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,45 +41,85 @@ def train(config: TrainConfig) -> Iterator[Event]:
     """
     first = is_first_process()
     computer = machine(config)
+    check_weights(config.model_name_or_path)
+    if config.eval_only:
+        yield from _spoken(score_only(config, computer))
+        return
     checkpoint = starting_point(config)
     set_seed(config.seed)  # before the adapters are drawn
     run = yield from plan(config, computer)
     digests = run.digests()
     if checkpoint:
         require_same_data(config.output_dir, digests)
-    trainer = _trainer(config, run)
+    scorer = Scorer(config, run.data, computer) if run.data.evaluation else None
+    trainer = _trainer(config, run, scorer)
     if first:
         make_folder(config, digests)
         yield from _describe(config, trainer.model, run)
         if checkpoint:
             trainer.failures = [Failure(*own) for own in (whole(checkpoint) or {})["failures"]]
             yield Note(f"goes on from {checkpoint}")
-        yield from _score(config, trainer, run, "before")
+    trainer.accelerator.wait_for_everyone()  # the folder is there
+    yield from _spoken(_before(config, trainer.model, run, scorer))
     with on_sigterm() as asked:
         trainer.stop = asked
         try:
-            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise said_in_worker(error) from error
-    failures = trainer.all_failures()
-    if trainer.stopped:
-        if first:
-            _write_ledger(config, run, trainer.state.global_step, failures)
-            yield Stopped(checkpoints(config.output_dir)[-1])
+    if not trainer.stopped:
+        yield from _finish(config, trainer, run, scorer, trained.metrics)
         return
+    failures = trainer.all_failures()
+    if first:
+        _write_ledger(config, run, trainer.state.global_step, failures)
+        yield Stopped(checkpoints(config.output_dir)[-1])
+
+
+def _finish(
+    config: TrainConfig, trainer: ScoredTrainer, run: Plan, scorer: Scorer | None, metrics: dict[str, float]
+) -> Iterator[Event]:
+    """Save the weights, score them, and write what came of the run."""
+    first, failures, done = is_first_process(), trainer.all_failures(), trainer.state.global_step
+    best = trainer.load_best()
     trainer.save_model()
     trainer.save_state()
     if first:
         run.data.processor.save_pretrained(config.output_dir)
-        yield Note(f"saved to {config.output_dir}")
-        yield from _score(config, trainer, run, "after")
-        _write_ledger(config, run, trainer.state.global_step, failures)
-        write_metrics(config.output_dir, done.metrics)
+        chosen = f", the weights of step {best} of {done}, which scored best" if best else ""
+        yield Note(f"saved to {config.output_dir}{chosen}")
+    if scorer and not scores_path(config.output_dir, "after").exists():
+        yield from _spoken(scorer.score(trainer.model, "after"))
+    if first:
+        _write_ledger(config, run, done, failures)
+        write_metrics(config.output_dir, metrics)
+        yield Note(f"report: {write_report(config, run.data.evaluation)}")
         if failures:
             yield Note(f"{len(failures)} pictures could not be read: see {config.output_dir / ledger.FILE_NAME}")
 
 
-def _trainer(config: TrainConfig, run: Plan) -> StepTrainer:
+def _before(config: TrainConfig, model: nn.Module, run: Plan, scorer: Scorer | None) -> Iterator[Event]:
+    """Say what is scored, and score the model as it comes."""
+    if scorer is None or run.data.evaluation is None:
+        yield Note("no *_val.jsonl and no labelled *_test.jsonl: nothing is scored")
+        return
+    if scores_path(config.output_dir, "before").exists():  # of the run that is gone on with
+        return
+    yield from (Note(text) for text in scorer.described())
+    questions = scorer.first_questions()
+    if questions:
+        yield from scorer.score(model, "before", questions)
+
+
+def _spoken(events: Iterator[Event]) -> Iterator[Event]:
+    """Yield on the first process alone what all of them do."""
+    first = is_first_process()
+    for event in events:
+        if first:
+            yield event
+
+
+def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None) -> ScoredTrainer:
     computer, pad_id = run.machine, run.data.processor.tokenizer.pad_token_id
     packed = config.max_tokens_per_gpu is not None
     attention = PACKED_SDPA if packed and computer.attention == "sdpa" else computer.attention
@@ -90,7 +131,11 @@ def _trainer(config: TrainConfig, run: Plan) -> StepTrainer:
         run.data.records, run.data.encoder, run.fits, packed=packed, on_error=config.on_error, pad_id=pad_id
     )
     arguments = training_arguments(config, total=run.steps.total, per_epoch=run.steps.per_epoch, kind=computer.kind)
-    return StepTrainer(
+    if scorer:
+        arguments = evaluating(arguments, config, scorer)
+    return ScoredTrainer(
+        scorer=scorer,
+        patience=config.early_stopping_patience,
         data=data,
         steps=run.steps,
         rate=partial(learning_rate, config=config),
@@ -130,40 +175,6 @@ def _write_ledger(config: TrainConfig, run: Plan, done: int, failures: list[Fail
     def entries() -> Iterator[dict[str, Any]]:
         yield from ledger.training_entries(run.data.records, run.fits, run.steps, done, failures)
         if run.data.evaluation:
-            times = sum((config.output_dir / f"eval_{when}.json").exists() for when in ("before", "after"))
-            yield from ledger.evaluation_entries(run.data.evaluation, times)
+            yield from ledger.evaluation_entries(run.data.evaluation, evaluated(config.output_dir))
 
     ledger.write(config.output_dir, entries())
-
-
-def _score(config: TrainConfig, trainer: StepTrainer, run: Plan, when: When) -> Iterator[Event]:
-    path = config.output_dir / f"eval_{when}.json"
-    if not run.data.evaluation:
-        if when == "before":
-            yield Note("no *_val.jsonl and no labelled *_test.jsonl: nothing is scored")
-        return
-    if path.exists():  # of the run that is gone on with
-        return
-    prompts = Examples(run.data.evaluation, run.data.encoder, answered=False)
-    if when == "before":
-        yield Note(f"scored on {', '.join(path.name for path in run.data.evaluation.paths)}: {len(prompts)} records")
-    predictions: list[Prediction] = []
-    with _autocast(run.machine):
-        for prediction in predict(
-            trainer.model,
-            run.data.processor,
-            prompts,
-            batch_size=config.eval_batch_size,
-            max_new_tokens=config.max_new_tokens,
-        ):
-            predictions.append(prediction)
-            yield Answered(len(predictions), len(prompts))
-    write_scores(path, predictions)
-    yield Scored(when, accuracy(predictions), len(predictions))
-
-
-def _autocast(computer: Machine) -> AbstractContextManager[Any]:
-    """Return what the forwards of training run under, so that scores are of the model as it trains."""
-    if computer.kind == "fp32":
-        return nullcontext()
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=TYPES[computer.kind])

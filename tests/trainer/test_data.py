@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from phi3v.schema import Conversation, Turn, UserError
-from phi3v.trainer.data import Records, check_files, find_files, first_open
+from phi3v.trainer.data import Records, check_files, find_files, has_answers
 
 
 @pytest.fixture
@@ -98,13 +98,15 @@ def test_a_bad_test_file_is_a_finding_not_a_traceback(write: Callable[..., Path]
         find_files(tmp_path)
 
 
-def test_an_empty_test_file_is_nothing_to_score(write: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["val", "test"])
+def test_an_empty_split_to_score_on_is_told(write: Callable[..., Path], tmp_path: Path, role: str) -> None:
     write("a_train.jsonl")
-    (tmp_path / "a_test.jsonl").touch()
+    (tmp_path / f"a_{role}.jsonl").touch()
 
-    assert find_files(tmp_path).evaluation == []
+    with pytest.raises(UserError, match=f"a_{role}.jsonl: no record to score on in this file"):
+        find_files(tmp_path)
 
 
-def test_the_first_open_record(write: Callable[..., Path]) -> None:
-    assert first_open(write("a.jsonl", 3)) is None
-    assert first_open(write("b.jsonl", 3, assistant=None)) == 1
+def test_a_file_with_some_answers_has_answers(write: Callable[..., Path]) -> None:
+    assert has_answers(write("a.jsonl", 3))
+    assert not has_answers(write("b.jsonl", 3, assistant=None))

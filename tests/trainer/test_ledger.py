@@ -57,10 +57,10 @@ def test_counts_are_those_of_the_steps(records: Records, fits: Fits, done: int, 
 
 
 def test_a_ledger_is_a_line_a_sample(records: Records, tmp_path: Path) -> None:
-    ledger.write(tmp_path, ledger.evaluation_entries(records, 2))
+    ledger.write(tmp_path, ledger.evaluation_entries(records, {"g-3": 2, "elsewhere": 1}))
 
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"id": f"g-{number}", "file": "grey_train.jsonl", "evaluated": 2} for number in range(10)
+        {"id": f"g-{number}", "file": "grey_train.jsonl", "evaluated": 2 * (number == 3)} for number in range(10)
     ]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

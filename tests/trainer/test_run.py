@@ -89,8 +89,8 @@ def test_a_run_trains_scores_and_saves_what_reloads_equal(
         kept["trainer"] = run_trainer(*args, **kwargs)
         return kept["trainer"]
 
-    run_trainer = run.StepTrainer
-    monkeypatch.setattr(run, "StepTrainer", remember)
+    run_trainer = run.ScoredTrainer
+    monkeypatch.setattr(run, "ScoredTrainer", remember)
     settings = config(data, max_steps=3, **options)
 
     events = list(train(settings))
