@@ -52,7 +52,7 @@ def test_the_wheel_holds_what_git_holds(built: tuple[Path, Path]) -> None:
 
     assert names == {f"phi3v/{name}" for name in tracked()}
     assert "phi3v-data = phi3v.cli:data_main" in entries
-    assert built[0].stat().st_size < 300_000
+    assert built[0].stat().st_size < 400_000
 
 
 @pytest.mark.install
