@@ -381,8 +381,8 @@ def test_a_model_is_scored_on_a_file(run: Run, one_picture: Path) -> None:
     done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", one_picture / "s_test.jsonl", "--output", out)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "accuracy: 0.0000 on 1 samples\n"
-    assert json.loads(out.read_text())["answers_unique"] == [{"id": "a", "answer": "red"}]
+    assert done.stdout == "accuracy: 0.0000 on 1 samples (95 %: 0.0000 to 0.0000)\n"
+    assert json.loads(out.read_text())["answers_unique"] == [{"id": "a", "answer": "red", "answers": ["red"]}]
 
 
 def test_an_unlabelled_file_cannot_be_scored(run: Run, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_an_unlabelled_file_cannot_be_scored(run: Run, tmp_path: Path) -> None:
 
     done = run("phi3v-model", "evaluate", "--model", "tiny", "--data", tmp_path / "s_test.jsonl")
 
-    one_clear_error(done, "nothing to score against")
+    one_clear_error(done, "no record has an answer to score against")
 
 
 def test_a_code_is_explained(run: Run) -> None:

@@ -141,7 +141,7 @@ def test_it_learns(task: str, strategy: str, tmp_path: Path) -> None:
         **STRATEGIES[strategy],
     )
 
-    scores = {event.when: event.accuracy for event in train(config) if isinstance(event, Scored)}
+    scores = {event.when: event.scores[0].value for event in train(config) if isinstance(event, Scored)}
 
     assert luck(round(scores["after"] * UNSEEN), UNSEEN, guess) < BY_LUCK, scores
     assert scores["before"] <= guess
