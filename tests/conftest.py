@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -24,6 +25,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A test that forgets a local folder fails at once instead of asking the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# No test goes by the clock: a busy machine is no defect.
+settings.register_profile("phi3v", deadline=None)
+settings.load_profile("phi3v")
 
 
 @pytest.fixture(autouse=True)
