@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -32,6 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # A test that forgets a local folder fails at once instead of asking the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# No test goes by the clock: a busy machine is no defect.
+settings.register_profile("phi3v", deadline=None)
+settings.load_profile("phi3v")
 
 
 @pytest.fixture(autouse=True)

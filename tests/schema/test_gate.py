@@ -160,6 +160,28 @@ def test_tags_of_several_records_are_counted_in_each() -> None:
     assert GATES[True].records([one, line("<|image_1|><|image_1|>", 2)]) is None
 
 
+TURN_WITH_IMAGE = {"images": ["a.jpg"], "user": "Q", "assistant": "A"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "right"),
+    [
+        ({"conversations": [TURN_WITH_IMAGE | {"user": "a < b"}], "system": "S"}, True),
+        ({"conversations": [TURN_WITH_IMAGE], "system": "<|image_1|>"}, False),
+        ({"conversations": [TURN_WITH_IMAGE | {"answers": ["A", "<|image_1|>"]}]}, False),
+        ({"conversations": [TURN_WITH_IMAGE | {"answers": ["A"], "user": "<|image_1|>"}], "system": "S"}, True),
+        ({"conversations": [TURN_WITH_IMAGE | {"answers": ["A"]}], "system": "<|image_1|>"}, False),
+        ({"conversations": [TURN_WITH_IMAGE | {"user": f"<|image_{number}|>"} for number in (2, 1)]}, True),
+        ({"conversations": [TURN_WITH_IMAGE | {"user": "<|image_1|>"}] * 2}, False),
+    ],
+)
+def test_tags_stand_in_questions_alone_and_count_over_all_turns(fields: dict[str, Any], *, right: bool) -> None:
+    line = json.dumps({"id": "a", "source": "s", **fields}).encode()
+
+    assert (GATES[True].records([line]) is not None) is right
+    assert says_nothing(line, answered=True) is right
+
+
 def test_an_answer_of_the_list_stays_right_however_often_it_comes() -> None:
     gate = Gate(answered=True)
 
