@@ -36,6 +36,10 @@ class Fault:
         """Return what an error says, to be raised when the item's turn comes."""
         return cls(error.reason, error.what, error.fix or MEND, None if error.where is None else str(error.where))
 
+    def error(self, place: str) -> SourceError:
+        """Return it as an error again; `place` is where it is, unless it knows better."""
+        return SourceError(self.reason, self.what, where=self.where or place, fix=self.fix)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -54,7 +58,7 @@ class Row:
     def check(self) -> None:
         """Raise what is wrong with the row as a whole."""
         if self.fault:
-            raise SourceError(self.fault.reason, self.fault.what, where=self.place, fix=self.fault.fix)
+            raise self.fault.error(self.place)
 
     def with_fault(self, error: SourceError) -> Row:
         """Return the row as one that cannot be used; an earlier fault stays."""

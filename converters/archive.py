@@ -58,7 +58,6 @@ def unpack(archive: Path, folder: Path, *, limits: Limits = Limits()) -> None:  
     with _told(archive):
         for name, source in _members(archive):
             target = folder / _safe_name(archive, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
             with source, _new(archive, name, target) as file:
                 while chunk := source.read(CHUNK):
                     meter.add(len(chunk))
@@ -124,10 +123,11 @@ class _Meter:
 @contextmanager
 def _new(archive: Path, name: str, target: Path) -> Iterator[IO[bytes]]:
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         # x: never through a link, never over another member.
         with target.open("xb") as file:
             yield file
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError) as error:  # a member's name, or one of its folders
         what = f"member {name!r} would overwrite {target.name}"
         raise UserError(what, where=archive, fix="unpack into an empty folder, or do not trust this archive") from error
 
@@ -141,6 +141,8 @@ def _told(archive: Path) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:  # zipfile's words for a password, and for odd compression
         fix = "unpack it with a program that can, and give the folder as --src_dir"
         raise UserError(f"cannot unpack it ({error})", where=archive, fix=fix) from error
+    except FileNotFoundError as error:
+        raise UserError("no such archive", where=archive, fix="check the path") from error
     except OSError as error:
         if error.errno is None:  # bz2's word for damage
             raise _damaged(archive, error) from error

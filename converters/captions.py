@@ -10,7 +10,7 @@ from pathlib import Path
 from phi3v.converters import delimited
 from phi3v.converters.annotations import read_json_lines
 from phi3v.converters.base import SourceError
-from phi3v.converters.columns import ColumnOptions, Mapping, Place
+from phi3v.converters.columns import ColumnMapping, ColumnOptions, Place
 from phi3v.converters.posed import Posed
 from phi3v.schema import UserError
 
@@ -52,7 +52,7 @@ def captioned_records(
     if caption_column not in columns:
         what = f"no column {caption_column!r} among {', '.join(columns)}"
         raise UserError(what, where=table, fix="give --caption_column")
-    mapping = Mapping(replace(options, assistant=caption_column, image=pictures), columns)
+    mapping = ColumnMapping(replace(options, assistant=caption_column, image=pictures), columns)
     return mapping.records(rows, place)
 
 

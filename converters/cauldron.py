@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from phi3v.converters.annotations import Row
 from phi3v.converters.base import SourceError
-from phi3v.converters.parquet import columns_of, image_bytes, parquet_files, read_parquet
-from phi3v.converters.pictured import Picked
+from phi3v.converters.parquet import columns_of, parquet_files, read_parquet
+from phi3v.converters.pictured import Picked, image_bytes
 from phi3v.schema import UserError
 
 EVALUATED = 500  # rows from the first on that the recipe scores

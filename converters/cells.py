@@ -19,8 +19,7 @@ import orjson
 from phi3v.converters.annotations import MEND
 from phi3v.converters.base import SourceError
 from phi3v.converters.images import safe_name
-from phi3v.converters.parquet import image_bytes
-from phi3v.converters.pictured import Picked, find_picture, name_of
+from phi3v.converters.pictured import Picked, find_picture, image_bytes, name_of
 
 _WHOLE = 2**53  # beyond it a float has no digits behind the point
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,11 +15,10 @@ import orjson
 from phi3v.converters.annotations import Fault, Row
 from phi3v.converters.base import SourceError
 from phi3v.converters.cells import conversation_of, is_empty, list_of, picked, text_of
-from phi3v.converters.parquet import SPLIT_OF, image_bytes
-from phi3v.converters.pictured import Picked
+from phi3v.converters.pictured import Picked, image_bytes
 from phi3v.converters.posed import Posed, check_answered, faulty
 from phi3v.converters.prompts import check_templates, choose, fields_of, fill, unknown_name
-from phi3v.converters.splits import check_fractions, hashed_split
+from phi3v.converters.splits import SPLIT_OF, check_fractions, hashed_split
 from phi3v.schema import Turn, UserError
 
 IMAGE_MARK = re.compile(r"<image>")
@@ -66,7 +65,7 @@ class Place(NamedTuple):
     stem: str
 
 
-class Mapping:
+class ColumnMapping:
     """Columns to records, checked against the columns that there are.
 
     Args:
@@ -85,6 +84,10 @@ class Mapping:
             what = "no column of questions" if not options.user else "--user and --turns exclude each other"
             fix = f"give --user COLUMN or --turns COLUMN; there are: {', '.join(known)}"
             raise UserError(what, fix=fix)
+        beside = [name for name in ("assistant", "answers", "conversation") if getattr(options, name) is not None]
+        if options.turns and beside:
+            what = f"--turns takes a whole conversation from one cell; --{beside[0]} has no place beside it"
+            raise UserError(what, fix="leave one of them out")
         self._user = [_template("--user", text, known) for text in options.user]
         self._assistant = _template("--assistant", options.assistant, known) if options.assistant else None
         self._system = _template("--system", options.system, known) if options.system else None
@@ -118,8 +121,8 @@ class Mapping:
         try:
             for row in rows:
                 row.check()
-            pictures = self._pictures(rows, place, number)
             split = self._split(rows[0], place)
+            pictures = self._pictures(rows, place, number)
             return self._posed(rows, split, pictures)
         except SourceError as error:
             return faulty(split, rows[0].place, Fault.of(error))
@@ -193,8 +196,9 @@ class Mapping:
 
     def _pictures(self, rows: list[Row], place: Place, number: int) -> tuple[Picked, ...]:
         """Return the pictures of rows; one that an earlier row has shown is not shown again."""
-        found: dict[Any, Picked] = {}
+        shown: list[Picked] = []
         for turn, row in enumerate(rows):
+            earlier = {one.data for one in shown}
             cells = [
                 cell
                 for column in self._options.image
@@ -202,8 +206,8 @@ class Mapping:
                     row.data.get(column), separator=self._options.separator, where=row.place, column=column
                 )
             ]
-            for count, cell in enumerate(cells):
-                one = picked(
+            here = [
+                picked(
                     cell,
                     number=count,
                     folder=place.folder,
@@ -211,8 +215,10 @@ class Mapping:
                     stem=f"{place.stem}-{number:06d}" + (f"-{turn}" if turn else ""),
                     allow_download=self._options.allow_download,
                 )
-                found.setdefault((one.data, 0 if turn else count), Picked(one.name, one.data, one.where, turn))
-        return tuple(found.values())
+                for count, cell in enumerate(cells)
+            ]
+            shown += [replace(one, turn=turn) for one in here if one.data not in earlier]
+        return tuple(shown)
 
     def _split(self, row: Row, place: Place) -> str:
         options = self._options

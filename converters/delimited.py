@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from phi3v.converters.annotations import Fault, Row, unreadable
 from phi3v.converters.images import MAX_BYTES
@@ -33,31 +35,37 @@ def read_delimited(path: Path, name: str, *, delimiter: str | None, encoding: st
     Raises:
         UserError: it cannot be read or decoded, or its header is none.
     """
+    with _opened(path, delimiter, encoding) as (header, reader):
+        while (start := reader.line_num + 1) and (row := _next(reader, f"{name}:{start}", header)):
+            if row.data or row.fault:
+                yield row
+
+
+def columns_of(path: Path, *, delimiter: str | None, encoding: str | None) -> list[str]:
+    """Return the columns' names.
+
+    Raises:
+        UserError: as `read_delimited`.
+    """
+    with _opened(path, delimiter, encoding) as (header, _):
+        return header
+
+
+@contextmanager
+def _opened(path: Path, delimiter: str | None, encoding: str | None) -> Iterator[tuple[list[str], Any]]:
+    """Yield the header and the reader behind it; errors on the way name the file."""
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     encoding = encoding or _encoding(path)
     try:
         with path.open(encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = _header(path, reader, delimiter)
-            while (start := reader.line_num + 1) and (row := _next(reader, f"{name}:{start}", header)):
-                if row.data or row.fault:
-                    yield row
+            yield _header(path, reader, delimiter), reader
     except UnicodeDecodeError as error:
         raise _undecodable(path, encoding, error) from error
     except (LookupError, TypeError) as error:  # an encoding or a delimiter that there is not
         raise UserError(f"cannot read it ({error})", where=path, fix="check --encoding and --delimiter") from error
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def columns_of(path: Path, *, delimiter: str | None, encoding: str | None) -> list[str]:
-    """Return the columns' names."""
-    try:
-        with path.open(encoding=encoding or _encoding(path), newline="") as file:
-            delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-            return _header(path, csv.reader(file, delimiter=delimiter, strict=True), delimiter)
-    except UnicodeDecodeError as error:
-        raise _undecodable(path, encoding or "utf-8", error) from error
 
 
 def _encoding(path: Path) -> str:

@@ -26,7 +26,7 @@ from phi3v.converters.annotations import Fault, refuse_again
 from phi3v.converters.base import SourceError
 from phi3v.converters.docvqa_forms import Question, Questions, find_questions
 from phi3v.converters.pictured import Picked
-from phi3v.converters.posed import Posed, answered, check_answered, faulty, render
+from phi3v.converters.posed import Posed, answered, check_answered, faulty, joined, render
 from phi3v.converters.prompts import check_templates, choose, fill
 from phi3v.converters.recipe import CAULDRON, NIELSR, Part, comparison, fetch_parts, fetched_parts, where_to_apply
 from phi3v.converters.recipe_prompts import AS_GIVEN, DOCVQA
@@ -93,7 +93,7 @@ def remarks(options: Options, content: Mapping[str, Any]) -> dict[str, Any]:
         "a page's questions are turns, of which the recipe draws one at a time": options.turns == "page",
     }
     counts = {"train": 1000, "val": 200} if options.from_ == "mini" else None
-    return comparison(options.src_dir, content, [what for what, is_so in differs.items() if is_so], counts)
+    return comparison(options.src_dir, content, differs, counts)
 
 
 def _posed(questions: Questions, options: Options, *, pictures: bool) -> Iterator[tuple[Question, Posed]]:
@@ -145,17 +145,9 @@ def _pages(questions: Questions, options: Options) -> Iterator[Posed]:
         if not _joins(posed, question):
             yield posed
         elif page := pages.pop((posed.split, str(question.page)), None):
-            yield replace(posed, turns=tuple(one.turns[0] for one in page), metadata=_metadata_of_page(page))
+            # The first of them again, which now has the picture.
+            yield joined([posed, *page[1:]], ("question_id", "question_types", "prompt"))
 
 
 def _joins(posed: Posed, question: Question) -> bool:
     return question.page is not None and not posed.fault and posed.turns[0].assistant is not None
-
-
-def _metadata_of_page(questions: list[Posed]) -> dict[str, Any]:
-    """Return what the questions share, and lists of what is each one's own."""
-    each = [dict(posed.metadata or {}) for posed in questions]
-    own = ("question_id", "question_types", "prompt")
-    shared = {key: value for key, value in each[0].items() if key not in own}
-    lists = {key: [one.get(key) for one in each] for key in own if any(key in one for one in each)}
-    return {**lists, **shared}

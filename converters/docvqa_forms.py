@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from phi3v.converters.annotations import Fault, Row, read_document
 from phi3v.converters.base import SPLITS, SourceError
 from phi3v.converters.images import safe_name
-from phi3v.converters.parquet import SPLIT_OF, columns_of, image_bytes, parquet_files, read_parquet, split_of
-from phi3v.converters.pictured import find_picture, image_folders, name_of
+from phi3v.converters.parquet import columns_of, parquet_files, read_parquet
+from phi3v.converters.pictured import find_picture, image_bytes, image_folders, name_of
+from phi3v.converters.splits import SPLIT_OF, split_of
 from phi3v.schema import UserError
 
 QUESTION_FOLDERS = ("", "spdocvqa_qas", "qas")

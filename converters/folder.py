@@ -24,13 +24,12 @@ from phi3v.converters.base import SPLITS, Draft, SourceError
 from phi3v.converters.captions import captioned_records, captions_of, metadata_of, read_caption
 from phi3v.converters.columns import ColumnOptions, Place
 from phi3v.converters.images import encode_jpeg, safe_name
-from phi3v.converters.parquet import SPLIT_OF
 from phi3v.converters.pictured import Picked, name_of
 from phi3v.converters.posed import Posed, faulty
 from phi3v.converters.posed import render as render_posed
 from phi3v.converters.prompts import check_templates, choose, fill
 from phi3v.converters.sampling import Sampling
-from phi3v.converters.splits import check_fractions, hashed_split
+from phi3v.converters.splits import SPLIT_OF, check_fractions, hashed_split
 from phi3v.converters.video import read_frames
 from phi3v.schema import Turn, UserError
 
@@ -72,7 +71,7 @@ class Clip(Posed):
 
     video: Path
     name: str
-    num_frames: int
+    sampling: Sampling
 
 
 class Part(NamedTuple):
@@ -85,6 +84,7 @@ class Part(NamedTuple):
 def plan(options: Options) -> list[Posed]:
     """Return the records, split by split, in the order of their names."""
     check_fractions(options.val_fraction, options.test_fraction)
+    Sampling(count=options.num_frames)  # refuses what no video can give
     if not options.src_dir.is_dir():
         raise UserError("no such folder", where=options.src_dir, fix="point --src_dir at the pictures")
     parts = _parts(options.src_dir)
@@ -189,7 +189,7 @@ def _shown(posed: Posed, part: Part, paths: list[Path], num_frames: int) -> Pose
         what = f"a video and other files in one record: {', '.join(path.name for path in paths[:4])}"
         raise SourceError("mixed", what, where=posed.source, fix="give a --record that keeps videos apart")
     fields = {field.name: getattr(posed, field.name) for field in dataclasses.fields(posed)}
-    return Clip(**fields, video=paths[0], name=names[0], num_frames=num_frames)
+    return Clip(**fields, video=paths[0], name=names[0], sampling=Sampling(count=num_frames))
 
 
 def _is_video(path: Path) -> bool:
@@ -215,7 +215,7 @@ def render(item: Posed) -> Draft:
     """Read one record's pictures, or its video's frames."""
     if not isinstance(item, Clip):
         return render_posed(item)
-    sampled = read_frames(item.video, Sampling(count=item.num_frames))
+    sampled = read_frames(item.video, item.sampling)
     images = {
         f"{item.split}/{item.name}.{number}.jpg": encode_jpeg(frame) for number, frame in enumerate(sampled.frames)
     }

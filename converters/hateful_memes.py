@@ -107,7 +107,7 @@ def remarks(options: Options, content: Mapping[str, Any]) -> dict[str, Any]:
         "--with_text was given": options.with_text,
     }
     counts = {"train": 8000, "val": 500}
-    return comparison(options.src_dir, content, [what for what, is_so in differs.items() if is_so], counts)
+    return comparison(options.src_dir, content, differs, counts)
 
 
 def _annotations(root: Path, phase: str | None) -> list[tuple[str, Path]]:
@@ -128,11 +128,12 @@ def _annotations(root: Path, phase: str | None) -> list[tuple[str, Path]]:
 
 
 def _official(files: list[tuple[str, Path]], root: Path, folders: list[Path], options: Options) -> Iterator[Posed]:
-    seen: dict[tuple[str, object], str] = {}
-    files_of: dict[tuple[str, object], str] = {}
+    seen: dict[tuple[str, str], str] = {}
+    files_of: dict[tuple[str, str], str] = {}
     for split, path in files:
         for row in read_json_lines(path, path.relative_to(root).as_posix()):
-            key = (split, row.data.get("img", row.place))
+            image = row.data.get("img")
+            key = (split, image if isinstance(image, str) else row.place)
             if files_of.setdefault(key, path.stem) != path.stem:
                 continue  # dev_seen and dev_unseen share memes
             try:

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from phi3v.converters.annotations import Row
 from phi3v.converters.base import SPLITS
-from phi3v.converters.columns import ColumnOptions, Mapping, Place
+from phi3v.converters.columns import ColumnMapping, ColumnOptions, Place
 from phi3v.converters.images import safe_name
-from phi3v.converters.parquet import SPLIT_OF, split_of
 from phi3v.converters.posed import Posed, render
+from phi3v.converters.splits import SPLIT_OF, split_of
 from phi3v.schema import UserError
 from phi3v.schema.errors import first_line
 
@@ -56,7 +56,7 @@ def plan(options: Options) -> Iterator[Posed]:
         rows = splits[split]
         if rows.features is not None:  # else there is nothing that would be decoded
             rows = rows.decode(enable=False)
-        mapping = Mapping(options, _columns(rows))
+        mapping = ColumnMapping(options, _columns(rows))
         folder = options.image_dir or options.src_dir
         assert folder is not None, "fetched before the plan"
         yield from mapping.records(_rows(rows, split, name), Place(wanted[split], folder, safe_name(split)))

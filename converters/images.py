@@ -84,36 +84,22 @@ def encode_jpeg(frame: NDArray[np.uint8]) -> bytes:
 def safe_name(text: str) -> str:
     """Return a file name's stem made of a text: no separator, no control character, no name with a dot in front.
 
-    Texts that differ may become one name; `unique_name` tells them apart.
+    Texts that differ may become one name.
     """
     name = re.sub(r"[^\w.+=@,-]+", "_", unicodedata.normalize("NFC", text)).strip(". ")
     cut = name.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore")
     return cut or "_"
 
 
-def unique_name(text: str, taken: set[str]) -> str:
-    """Return `safe_name(text)`, with a number if it is taken (case apart), and take it."""
-    stem = name = safe_name(text)
-    number = 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name.casefold())
-    return name
-
-
 def _read_bytes(source: Path | bytes, where: Path | str | None) -> bytes:
-    if isinstance(source, bytes):
-        size = len(source)
-    else:
-        try:
-            size = source.stat().st_size
-        except OSError as error:
-            what = f"cannot read this picture ({error.strerror})"
-            raise SourceError("missing-image", what, where=where, fix="restore it") from error
-    if size > MAX_BYTES:
-        raise SourceError("too-large", f"{size} bytes, more than {MAX_BYTES}", where=where, fix="scale it down first")
-    return source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size <= MAX_BYTES:
+            return source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        what = f"cannot read this picture ({error.strerror})"
+        raise SourceError("missing-image", what, where=where, fix="restore it") from error
+    raise SourceError("too-large", f"{size} bytes, more than {MAX_BYTES}", where=where, fix="scale it down first")
 
 
 @contextmanager
@@ -125,7 +111,7 @@ def _told(where: Path | str | None) -> Iterator[None]:
             warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
-    except SourceError:
+    except (SourceError, AssertionError, MemoryError):  # no fault of the picture
         raise
     except UnidentifiedImageError as error:
         what = f"no picture in one of the formats {', '.join(FORMATS)}"

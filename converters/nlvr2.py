@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from phi3v.converters.annotations import Fault, Row, read_json_lines, refuse_again, unreadable
+from phi3v.converters.annotations import Fault, Row, read_json_lines, refuse_again
 from phi3v.converters.base import SourceError
 from phi3v.converters.cauldron import Example, cauldron_files, read_cauldron, recipe_split
 from phi3v.converters.pictured import Picked, image_folders
-from phi3v.converters.posed import Posed, check_answered, faulty, render
+from phi3v.converters.posed import Posed, check_answered, faulty, joined, render
 from phi3v.converters.prompts import check_templates, choose, fill
 from phi3v.converters.recipe import cauldron_part, comparison, fetch_parts, where_to_apply
 from phi3v.converters.recipe_prompts import NLVR2
@@ -71,7 +71,8 @@ def plan(options: Options) -> Iterable[Posed]:
     check_templates("--prompt", options.prompt, FIELDS)
     assert options.src_dir is not None, "fetched before the plan"
     if not options.src_dir.exists():
-        raise unreadable(options.src_dir, FileNotFoundError(2, "No such file or folder"))
+        fix = "point --src_dir at the unpacked NLVR2"
+        raise UserError("no such annotation file or folder", where=options.src_dir, fix=fix)
     root = options.src_dir if options.src_dir.is_dir() else options.src_dir.parent
     files = _annotations(options)
     if not files and (parquet := cauldron_files(options.src_dir)):
@@ -103,7 +104,7 @@ def remarks(options: Options, content: Mapping[str, Any]) -> dict[str, Any]:
         "--recipe_splits was not given": not options.recipe_splits,
         "sentences stand alone; the recipe trains on a pair's as turns (--turns pair)": options.turns == "sentence",
     }
-    return comparison(options.src_dir, content, [what for what, is_so in differs.items() if is_so])
+    return comparison(options.src_dir, content, differs)
 
 
 def _annotations(options: Options) -> list[tuple[str, Path]]:
@@ -139,7 +140,7 @@ def _pose(row: Row, folders: list[Path], options: Options) -> Posed:
     if parts is None:
         raise row.wrong("identifier", "split-set-pair-sentence, such as 'dev-850-0-1'")
     label = row.data.get("label")
-    if label is not None and label not in ANSWERS:
+    if label is not None and (not isinstance(label, str) or label not in ANSWERS):
         raise SourceError("unknown-label", f"label {label!r:.40}, not 'True' or 'False'", where=row.place)
     split = FILES[parts["split"]]  # which a file of any name holds
     pair = identifier.rpartition("-")[0]
@@ -183,16 +184,7 @@ def _pairs(sentences: Iterator[Posed]) -> Iterator[Posed]:
         alone = posed.fault or posed.turns[0].assistant is None
         groups[posed.split, posed.source if alone else posed.pictures[0].name].append(posed)
     for group in groups.values():
-        turns = tuple(posed.turns[0] for posed in group)
-        yield group[0] if len(group) == 1 else replace(group[0], turns=turns, metadata=_metadata_of_pair(group))
-
-
-def _metadata_of_pair(group: list[Posed]) -> dict[str, Any]:
-    """Return what the sentences share, and lists of what is each one's own."""
-    each = [dict(posed.metadata or {}) for posed in group]
-    own = ("identifier", "sentence", "label", "prompt")
-    shared = {key: value for key, value in each[0].items() if key not in own}
-    return {key: [one.get(key) for one in each] for key in own if key in each[0]} | shared
+        yield group[0] if len(group) == 1 else joined(group, ("identifier", "sentence", "label", "prompt"))
 
 
 def _of_example(example: Example, options: Options) -> Iterator[Posed]:

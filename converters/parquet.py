@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phi3v.converters.annotations import Row
 from phi3v.schema import UserError
@@ -16,25 +15,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH = 16  # rows in memory at a time: scanned pages weigh a megabyte each
-
-# How the hub names the splits of a repository's files: train-00000-of-00008.parquet, data/validation-....
-_SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|eval|test)(?=[/_.-]|$)")
-SPLIT_OF = {
-    "train": "train",
-    "training": "train",
-    "validation": "val",
-    "valid": "val",
-    "val": "val",
-    "dev": "val",
-    "eval": "val",
-    "test": "test",
-}
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that a file's or a split's name tells, if it does: the last word that is one."""
-    found = _SPLIT.findall(name.lower())
-    return SPLIT_OF[found[-1]] if found else None
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -52,12 +32,6 @@ def columns_of(path: Path) -> list[str]:
     """
     with _opened(path) as file:
         return list(file.schema_arrow.names)
-
-
-def count_rows(path: Path) -> int:
-    """Return how many rows a file says that it has."""
-    with _opened(path) as file:
-        return int(file.metadata.num_rows)
 
 
 def read_parquet(path: Path, name: str, columns: Collection[str] | None = None) -> Iterator[Row]:
@@ -79,12 +53,6 @@ def read_parquet(path: Path, name: str, columns: Collection[str] | None = None) 
             for data in batch.to_pylist():
                 yield Row(f"{name}:row {number}", data)
                 number += 1
-
-
-def image_bytes(cell: Any) -> bytes | None:
-    """Return the bytes of a Hugging Face `Image` cell or a binary one; None if it holds none."""
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    return data if isinstance(data, bytes) else None
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from phi3v.converters.base import SourceError
 from phi3v.converters.download import fetch
@@ -84,8 +85,14 @@ def _downloaded(address: str, where: str | None) -> bytes:
         return path.read_bytes()
 
 
+def image_bytes(cell: Any) -> bytes | None:
+    """Return the bytes of a Hugging Face `Image` cell or a binary one; None if it holds none."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    return data if isinstance(data, bytes) else None
+
+
 def name_of(path: PurePosixPath) -> str:
-    """Return an image's name made of its path in the source, without a suffix; distinct as the paths are.
+    """Return an image's name made of its path in the source, without a suffix.
 
     `a/1.jpg` is `a/1`; a suffix of another kind stays, since `1.gif` may lie beside `1.jpg`.
     """
@@ -112,9 +119,9 @@ def find_picture(name: str, folders: Iterable[Path], *, where: str) -> Path:
     folders = list(folders)
     for candidate in (path, PurePosixPath(path.name)):
         for folder in folders:
-            if (found := folder / candidate).is_file():
+            if os.path.isfile(found := folder / candidate):  # noqa: PTH113  # False for a name that no file can have
                 return found
-    what = f"picture {name!r} is not there"
+    what = f"picture {name!r:.80} is not there"
     looked = ", ".join(str(folder) for folder in folders)
     raise SourceError("missing-image", what, where=where, fix=f"put it into {looked}, or give --image_dir")
 

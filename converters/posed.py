@@ -41,8 +41,7 @@ def faulty(split: str, place: str, fault: Fault) -> Posed:
 def render(item: Posed) -> Draft:
     """Read one item's pictures."""
     if item.fault:
-        fault = item.fault
-        raise SourceError(fault.reason, fault.what, where=fault.where or item.source, fix=fault.fix)
+        raise item.fault.error(item.source)
     brought = bring(item.split, item.pictures)
     shown: dict[int, list[str]] = {}
     for picked, name in zip(item.pictures, brought.names, strict=True):
@@ -55,6 +54,14 @@ def render(item: Posed) -> Draft:
         metadata=item.metadata or None,
         notes=brought.notes,
     )
+
+
+def joined(items: Sequence[Posed], own: Sequence[str]) -> Posed:
+    """Return the first item with the turns of all; metadata in `own` become lists, the rest is the first one's."""
+    each = [dict(one.metadata or {}) for one in items]
+    lists = {key: [one.get(key) for one in each] for key in own if any(key in one for one in each)}
+    shared = {key: value for key, value in each[0].items() if key not in own}
+    return replace(items[0], turns=tuple(turn for one in items for turn in one.turns), metadata=lists | shared)
 
 
 def answered(user: str, answers: Sequence[str]) -> Turn:

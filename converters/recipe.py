@@ -73,18 +73,18 @@ def fetched_parts(src_dir: Path) -> list[dict[str, Any]]:
 
 
 def comparison(
-    src_dir: Path, content: Mapping[str, Any], differences: Iterable[str], counts: Mapping[str, int] | None = None
+    src_dir: Path, content: Mapping[str, Any], differs: Mapping[str, bool], counts: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Return what the manifest says of origin and recipe.
 
     Args:
         src_dir: what was converted.
         content: the manifest's counts.
-        differences: how the options differ from the recipe's.
+        differs: by how options may differ from the recipe's, whether they do.
         counts: the recipe's records by split, where they are known.
     """
     fetched = fetched_parts(src_dir)
-    found = [*differences]
+    found = [what for what, is_so in differs.items() if is_so]
     if not fetched:
         found.append("the data were given as --src_dir, not fetched")
     if any(part["rows"] is not None for part in fetched):

@@ -157,7 +157,8 @@ def _pending(items: Iterator[Item], done: Iterator[Entry]) -> Iterator[tuple[int
             yield index, item
             continue
         if (entry.split, entry.source) != (item.split, item.source):
-            what = f"the source is not what it was: item {index} was {entry.source}, and is {item.source}"
+            what = f"the source is not what it was: item {index} was {entry.split} {entry.source},"
+            what += f" and is {item.split} {item.source}"
             raise UserError(what, fix="restore it, or start anew with --overwrite")
         entry = next(done, None)
     if entry:

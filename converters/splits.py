@@ -1,12 +1,32 @@
-"""Splits by group: clips of one group are cut from one video, and must never lie on both sides."""
+"""Splits by name and by group: clips of one group are cut from one video, and must never lie on both sides."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection
 from fractions import Fraction
 
 from phi3v.schema import UserError
+
+# How the hub names the splits of a repository's files: train-00000-of-00008.parquet, data/validation-....
+_SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|eval|test)(?=[/_.-]|$)")
+SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "val": "val",
+    "dev": "val",
+    "eval": "val",
+    "test": "test",
+}
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file's or a split's name tells, if it does: the last word that is one."""
+    found = _SPLIT.findall(name.lower())
+    return SPLIT_OF[found[-1]] if found else None
 
 
 def validation_groups(groups: Collection[int], fraction: float) -> frozenset[int]:

@@ -18,9 +18,10 @@ from typing import Annotated
 
 from phi3v.converters import delimited, parquet
 from phi3v.converters.annotations import Row, read_json_lines
-from phi3v.converters.columns import ColumnOptions, Mapping, Place
+from phi3v.converters.columns import ColumnMapping, ColumnOptions, Place
 from phi3v.converters.images import safe_name
 from phi3v.converters.posed import Posed, render
+from phi3v.converters.splits import split_of
 from phi3v.schema import UserError
 
 __all__ = ["MODULES", "SUMMARY", "Options", "plan", "render"]
@@ -47,10 +48,10 @@ def plan(options: Options) -> Iterator[Posed]:
     root = options.src_dir if options.src_dir.is_dir() else options.src_dir.parent
     if options.image_dir is not None and not options.image_dir.is_dir():
         raise UserError("no such folder", where=options.image_dir, fix="give the folder of the pictures as --image_dir")
-    mappings = [(path, Mapping(options, _columns(path, options))) for path in tables]  # all, before the first row
+    mappings = [(path, ColumnMapping(options, _columns(path, options))) for path in tables]  # all, before the first row
     for path, mapping in mappings:
         name = path.relative_to(root).as_posix()
-        place = Place(parquet.split_of(path.name), options.image_dir or path.parent, safe_name(path.stem))
+        place = Place(split_of(path.name), options.image_dir or path.parent, safe_name(path.stem))
         yield from mapping.records(_rows(path, name, options), place)
 
 

@@ -104,7 +104,7 @@ def _decode(
     if decode == "needed" and promise.pictures:
         stretches = promise.stretches(wanted)
         if sum(stretch.last - stretch.first + 1 for stretch in stretches) < WORTHWHILE * len(promise.pictures):
-            taken = _decode_stretches(path, promise, wanted, feed)
+            taken = _decode_stretches(path, promise, wanted, stretches, feed)
             if taken is not None:
                 return taken, promise.seconds
             feed = None  # its decoder has seen something
@@ -112,12 +112,11 @@ def _decode(
 
 
 def _decode_stretches(
-    path: Path, promise: Promise, indices: Collection[int], feed: _Feed | None
+    path: Path, promise: Promise, indices: Collection[int], stretches: Sequence[Stretch], feed: _Feed | None
 ) -> dict[int, NDArray[np.uint8]] | None:
     """Decode what the wanted frames need; return them by index, or None where something else came out."""
     import av
 
-    stretches = promise.stretches(indices)
     wanted = {promise.times[index]: index for index in indices}
     missing = set().union(*(stretch.times for stretch in stretches))
     keys = {promise.pictures[stretch.first].time for stretch in stretches}

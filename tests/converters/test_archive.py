@@ -174,6 +174,19 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
         unpack(made, tmp_path / "out")
 
 
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_a_file_that_is_also_a_folder_is_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    made = archive(tmp_path / "a.tar.gz", *map(member, names))
+
+    with pytest.raises(UserError, match=f"'{names[1]}' would overwrite {names[1][-1]}"):
+        unpack(made, tmp_path / "out")
+
+
+def test_an_archive_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.zip: no such archive"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
 def test_a_bomb_is_stopped_by_what_comes_out_of_it(tmp_path: Path, kind: str) -> None:
     made = packed(tmp_path / kind, {f"{number}": bytes(4_000_000) for number in range(10)})

@@ -272,3 +272,11 @@ def test_real_clips_in_class_folders(shared: Path, converted: Callable[..., Any]
 
     assert [answer for _, answer in done.turns("train")] == ["ApplyEyeMakeup", "SoccerJuggling"]
     assert all(len(images(record)) == 2 for record in done.records["train"])
+
+
+def test_no_frames_are_refused_before_any_video(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.mp4").touch()
+
+    with pytest.raises(UserError, match="--num_frames 0 takes no frame"):
+        folder.plan(Options(src_dir=tmp_path, num_frames=0))

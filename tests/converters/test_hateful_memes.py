@@ -138,7 +138,7 @@ def test_bad_memes_cost_themselves_and_name_line_value_and_remedy(
     folder = source(train=rows)
     (folder / "img/00004.png").unlink()
     path = folder / "train.jsonl"
-    path.write_text('\ufeff{"id": 5, "img": \n' + path.read_text() + "\n[]\n")
+    path.write_text('\ufeff{"id": 5, "img": \n' + path.read_text() + '\n[]\n{"id": 9, "img": ["a"], "label": 0}\n')
 
     done = converted("hateful_memes", Options(src_dir=folder), on_error="skip")
 
@@ -151,6 +151,7 @@ def test_bad_memes_cost_themselves_and_name_line_value_and_remedy(
         ("duplicate-question", "train.jsonl:6: picture 'img/00001.png' is also that of train.jsonl:2"),
         ("unknown-label", "train.jsonl:7: label True, not 0 or 1"),
         ("wrong-shape", "train.jsonl:9: a row is an object, not []"),
+        ("wrong-field", "train.jsonl:10: 'img' is a text, not ['a']"),
     ]
 
 

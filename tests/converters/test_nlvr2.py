@@ -124,6 +124,18 @@ def test_identifiers_tell_the_split_whatever_the_file_is_called(
     assert {split: len(records) for split, records in done.records.items()} == {"train": 1, "val": 1, "test": 1}
 
 
+@pytest.mark.parametrize("label", [["True"], {"a": 1}, True])
+def test_a_label_that_is_no_text_costs_its_line(
+    source: Callable[..., Path], converted: Callable[..., Any], label: Any
+) -> None:
+    folder = source({"dev": [line("dev-1-0-0"), line("dev-1-0-1", label)]})
+
+    done = converted("nlvr2", Options(src_dir=folder), on_error="skip")
+
+    assert len(done.records["val"]) == 1
+    assert [reason for reason, _ in done.rejected] == ["unknown-label"]
+
+
 def test_bad_lines_cost_themselves_and_name_line_value_and_remedy(
     source: Callable[..., Path], converted: Callable[..., Any]
 ) -> None:

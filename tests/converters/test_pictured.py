@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from phi3v.converters.base import SourceError
-from phi3v.converters.parquet import split_of
 from phi3v.converters.pictured import Picked, bring, find_picture, image_folders, name_of
-from phi3v.converters.splits import hashed_split
+from phi3v.converters.splits import hashed_split, split_of
 from phi3v.schema import UserError
 
 

@@ -136,7 +136,7 @@ def test_a_source_that_changed_since_is_told(faults: Any, write_texts: Write, tm
     list(itertools.islice(convert("faults", options, out_dir=tmp_path / "out"), 3))
     write_texts(train_a="ok")
 
-    with pytest.raises(UserError, match="item 0 was train_b.txt, and is train_a.txt"):
+    with pytest.raises(UserError, match="item 0 was train train_b.txt, and is train train_a.txt"):
         list(convert("faults", options, out_dir=tmp_path / "out"))
 
 

@@ -389,7 +389,56 @@ def test_neighbouring_rows_that_share_a_value_are_turns(pictures: Path, converte
     assert message.startswith("train.csv:6: talk 'x' was at train.csv:2 already, and other rows lie between")
 
 
+def test_of_the_pictures_of_several_columns_each_is_shown_once(pictures: Path, converted: Callable[..., Any]) -> None:
+    rows = [
+        {"question": "1?", "answer": "y", "left": "a/1.png", "right": "b/1.png", "talk": "x"},
+        {"question": "2?", "answer": "y", "left": "a/1.png", "right": "b/1.png", "talk": "x"},
+        {"question": "3?", "answer": "y", "left": "a/2.png", "right": "a/2.png", "talk": "x"},
+    ]
+    path = write_delimited(pictures / "train.csv", rows)
+
+    done = converted("table", options(path, image=("left", "right"), conversation="talk"))
+
+    (record,) = done.records["train"]
+    shown = [[pictures_of(done, name) for name in turn.get("images", [])] for turn in record["conversations"]]
+    assert shown == [[pixels(pictures, "a/1.png"), pixels(pictures, "b/1.png")], [], [pixels(pictures, "a/2.png")] * 2]
+
+
+def pictures_of(done: Any, name: str) -> bytes:
+    return (done.folder / "images" / name).read_bytes()
+
+
+def pixels(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def test_a_cell_that_no_file_can_be_called_costs_its_row(
+    tmp_path: Path, write_lines: Callable[..., Path], converted: Callable[..., Any]
+) -> None:
+    path = write_lines(tmp_path / "test.jsonl", {**ROWS[0], "picture": "iVBOR" * 2000})
+
+    done = converted("table", options(path), on_error="skip")
+
+    ((reason, message),) = done.rejected
+    assert reason == "missing-image"
+    assert len(message) < 500
+
+
 # ---------------------------------------------------------------------------------------------------------- splits
+
+
+def test_a_row_that_is_mended_is_gone_on_with_in_its_split(pictures: Path, converted: Callable[..., Any]) -> None:
+    rows = [{"question": f"{n}?", "answer": "y", "picture": f"gone/{n}.png"} for n in range(20)]
+    path = write_delimited(pictures / "data.csv", rows)
+
+    done = converted("table", options(path, val_fraction=0.5), on_error="skip")
+    lost = [json.loads(line)["id"] for line in (done.folder / "rejected.jsonl").read_text().splitlines()]
+    for number in range(20):
+        (pictures / "gone").mkdir(exist_ok=True)
+        (pictures / f"gone/{number}.png").write_bytes((pictures / "a/1.png").read_bytes())
+    whole = converted("table", options(path, val_fraction=0.5))
+
+    assert sorted(lost) == sorted(record["id"] for split in ("train", "val") for record in whole.records[split])
 
 
 def test_splits_by_file_column_and_hash(pictures: Path, converted: Callable[..., Any]) -> None:
@@ -443,6 +492,14 @@ def test_a_split_by_hash_keeps_groups_together_and_moves_nothing_when_rows_come(
         ({"split_column": "kinds"}, "--split_column names column 'kinds'", "did you mean 'kind'?"),
         ({"user": ()}, "no column of questions", "there are: question, answer, picture, kind"),
         ({"turns": "kind"}, "--user and --turns exclude each other", ""),
+        ({"user": (), "turns": "kind"}, "--assistant has no place beside it", "leave one of them out"),
+        (
+            {"user": (), "turns": "kind", "assistant": None, "conversation": "answer"},
+            "--conversation has no place beside it",
+            "leave one of them out",
+        ),
+        ({"encoding": "nosuch"}, "unknown encoding: nosuch", "--encoding"),
+        ({"delimiter": "ab"}, "1-character string", "--delimiter"),
         ({"user": ("Q: {question",)}, "a '{' in the template", "write {{ and }}"),
         ({"user": ("Q: {question.__class__}",), "assistant": "{answer!r}"}, "--assistant names {answer!r}", ""),
         ({"val_fraction": 1.0}, "leave nothing for training", ""),

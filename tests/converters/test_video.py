@@ -259,8 +259,9 @@ def test_key_frames_that_are_none_are_noticed(tmp_path: Path) -> None:
         promise = packets.read_promise(container, container.streams.video[0])
     false = replace(promise, pictures=tuple(picture._replace(is_key=True) for picture in promise.pictures))
 
-    assert video._decode_stretches(clip, promise, [0, 30, 50], None)
-    assert video._decode_stretches(clip, false, [0, 30, 50], None) is None  # the whole way follows
+    wanted = [0, 30, 50]
+    assert video._decode_stretches(clip, promise, wanted, promise.stretches(wanted), None)
+    assert video._decode_stretches(clip, false, wanted, false.stretches(wanted), None) is None  # the whole way follows
 
 
 def test_a_large_file_is_read_again_instead_of_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
