@@ -31,6 +31,7 @@ from phi3v.schema.errors import UserError, require
 
 FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SECONDS_BETWEEN_LINES = 5.0
+EVALUATING = ("torch", "transformers", "accelerate", "rapidfuzz")
 CLASSES_SHOWN = 8  # of a split, in a summary
 
 # --out-dir is taken for --out_dir.
@@ -359,11 +360,15 @@ def _validate(paths: Sequence[Path], **options: Any) -> None:
         raise click.exceptions.Exit(FINDINGS)
 
 
+def _check_writable(path: Path) -> None:
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UserError("cannot write here", where=path.absolute().parent, fix="choose another --output")
+
+
 def _write(path: Path, parts: Iterable[str]) -> None:
     from phi3v.schema.jsonl import atomic_write
 
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UserError("cannot write here", where=path.absolute().parent, fix="choose another --output")
+    _check_writable(path)
     with atomic_write(path) as file:
         file.writelines(part.encode() for part in parts)
 
@@ -508,7 +513,7 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
     from phi3v.trainer.config import TrainConfig
 
     config = TrainConfig(**_without_preset_precision(ctx, options), more=_more(ctx))
-    require("train", "torch", "transformers", "accelerate", "rapidfuzz", *(["peft"] if config.adapters else []))
+    require("train", *EVALUATING, "matplotlib", *(["peft"] if config.adapters else []))
     if show:
         _show(config, show)
         return
@@ -622,7 +627,7 @@ def predict(
     """
     if (question is None) == (path is None) or (path and images):
         raise click.UsageError("give a question, with --image where it is about pictures; or --data alone")
-    require("train", "torch", "transformers", "rapidfuzz")
+    require("train", *EVALUATING)
     from phi3v.trainer.answer import answer
     from phi3v.trainer.predictions import as_fields, remove_journals, write_predictions
 
@@ -656,7 +661,7 @@ def evaluate(name: str, path: Path, output: Path | None, metric: str | None, **o
     Example:
       phi3v-model evaluate --model run --data data/ucf101_test.jsonl --output scores.json
     """
-    require("train", "torch", "transformers", "rapidfuzz")
+    require("train", *EVALUATING)
     from phi3v.trainer.config import metric_names
     from phi3v.trainer.predictions import remove_journals, write_predictions, write_scores
     from phi3v.trainer.scoring import scores
@@ -678,8 +683,8 @@ def _answers(name: str, path: Path | None, output: Path | None, *, eval_limit: i
     from phi3v.trainer.answer import Wish, answer_file
     from phi3v.trainer.events import Answered
 
-    if output and not os.access(output.absolute().parent, os.W_OK):
-        raise UserError("cannot write here", where=output.absolute().parent, fix="choose another --output")
+    if output:
+        _check_writable(output)
     assert path is not None
     found = None
     with Progress("answering") as progress:

@@ -18,8 +18,8 @@ from phi3v.trainer.data import Records, check_files
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.evaluate import Generation, generate
 from phi3v.trainer.events import Answered
-from phi3v.trainer.load import check_weights, is_adapter, load_model, load_on_quantised, load_processor
-from phi3v.trainer.plan import Data
+from phi3v.trainer.load import check_weights, is_adapter, load_model, load_on_quantised, load_processor, weights_of
+from phi3v.trainer.plan import Data, longest
 from phi3v.trainer.predictions import Journal
 from phi3v.trainer.questions import sample, survey
 from phi3v.trainer.scorer import Job, about, answer_all, probability_choices
@@ -136,21 +136,20 @@ def answer_file(name: str, path: Path, wish: Wish) -> Iterator[Answered | Answer
     records = Records([path])
     processor = load_processor(name)
     encoder = Encoder(processor, path.parent / "images")
-    data = Data(records=records, evaluation=records, processor=processor, encoder=encoder, max_length=_longest(name))
+    run = _run_settings(name)  # pictures are cut as in the run that made the model
+    most = longest(processor, run.get("max_length"), run.get("max_tokens_per_gpu"))
+    data = Data(records=records, evaluation=records, processor=processor, encoder=encoder, max_length=most)
     questions = sample(list(survey(records, encoder, data.max_length)), wish.limit, SEED)
     chosen = (
         choose_metrics(questions, asked=wish.metrics, positive_answer=wish.positive_answer) if wish.scored else None
     )
     choice = probability_choices(data, questions, chosen) if chosen else {}
     job = Job(questions, chosen, Generation(max_new_tokens=wish.max_new_tokens, choice=choice), wish.batch_size)
-    journal = Journal(wish.journal, about(job, model=str(name), data=str(path))) if wish.journal else None
+    journal = (
+        Journal(wish.journal, about(job, model=[name, weights_of(name)], data=str(path))) if wish.journal else None
+    )
     for event in answer_all(_on_device(name), data, job, journal):
         yield event if isinstance(event, Answered) else Answers(event, chosen)
-
-
-def _longest(name: str) -> int:
-    """Return the longest record in tokens: that of the run which made the model, so that pictures are cut alike."""
-    return int(_run_settings(name).get("max_length") or 1 << 20)
 
 
 def _run_settings(name: str) -> dict[str, Any]:

@@ -199,6 +199,8 @@ class TrainConfig:
         for name in ("metric_for_best", "early_stopping_patience"):
             if getattr(self, name) is not None and self.eval_steps is None:
                 raise UserError(f"--{name} needs scores during the run", fix="add --eval_steps N")
+        if self.early_stopping_patience is not None and self.metric_for_best == "none":
+            raise UserError("--early_stopping_patience needs a score to go by", fix="name one as --metric_for_best")
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from phi3v.schema import Checker, Conversation, RecordError, UserError
 from phi3v.schema.check import jsonl_files
 from phi3v.schema.jsonl import line_offsets, read_line_at, read_lines
 from phi3v.schema.options import Images
-from phi3v.trainer.encode import Encoder, Example
 
 Policy = Literal["fail", "skip"]
 ROLES = ("train", "val", "test")
@@ -81,6 +80,11 @@ def said_in_worker(error: UserError) -> UserError:
     return UserError(what, fix=fix or None) if marker else error
 
 
+def changed(error: RecordError) -> UserError:
+    """Return the error of a record that was right when it was checked."""
+    return UserError(str(error), fix="phi3v-data validate the file, and start again")
+
+
 class Records(Dataset[Conversation]):
     """The records of several files, read by offset: 16 bytes a record in memory, whatever its size.
 
@@ -114,30 +118,3 @@ class Records(Dataset[Conversation]):
     def file(self, index: int) -> Path:
         """Return the file that a record is in."""
         return self.paths[self._files[index]]
-
-
-class Examples(Dataset[Example]):
-    """Records, encoded when they are asked for.
-
-    Args:
-        records: what to encode.
-        encoder: how.
-        answered: True for training, False for prompts.
-
-    Raises:
-        UserError: a record cannot be encoded; when it is asked for.
-    """
-
-    def __init__(self, records: Records, encoder: Encoder, *, answered: bool) -> None:
-        self._records = records
-        self._encoder = encoder
-        self._answered = answered
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Example:
-        try:
-            return self._encoder(self._records[index], answered=self._answered)
-        except RecordError as error:  # the file has changed since it was checked
-            raise UserError(str(error), fix="phi3v-data validate the file, and start again") from error

@@ -18,9 +18,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from phi3v.schema import Conversation, RecordError, UserError
 from phi3v.trainer.collate import collate
-from phi3v.trainer.data import Records
+from phi3v.trainer.data import Records, changed
 from phi3v.trainer.encode import Encoder, Example
-from phi3v.trainer.fit import without_oldest
+from phi3v.trainer.fit import encode
 from phi3v.trainer.model import Phi3VProcessor
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.questions import Ask, Question
@@ -85,10 +85,9 @@ class Reader:
         record = self._records[question.number]
         answered = record.turns[-1].assistant is not None
         try:
-            part = without_oldest(record, question.how.dropped_turns)
-            example = self._encoder(part, answered=answered, num_crops=question.how.num_crops)
+            example = encode(record, self._encoder, question.how, answered=answered)
         except RecordError as error:
-            raise UserError(str(error), fix="phi3v-data validate the file, and start again") from error
+            raise changed(error) from error
         return Asked(record, example)
 
 

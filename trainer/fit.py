@@ -50,13 +50,13 @@ def fit(record: Conversation, encoder: Encoder, max_length: int) -> Fit | Skippe
     return Skipped("too-long", f"{least} tokens with one turn and the fewest crops; the limit is {max_length}")
 
 
-def encode(record: Conversation, encoder: Encoder, how: Fit) -> Example:
-    """Encode a record for training, as it fits.
+def encode(record: Conversation, encoder: Encoder, how: Fit, *, answered: bool = True) -> Example:
+    """Encode a record, as it fits, for training or, with `answered` False, as the prompt for its last answer.
 
     Raises:
         RecordError, UserError: as the encoder.
     """
-    return encoder(without_oldest(record, how.dropped_turns), num_crops=how.num_crops)
+    return encoder(without_oldest(record, how.dropped_turns), answered=answered, num_crops=how.num_crops)
 
 
 def without_oldest(record: Conversation, count: int) -> Conversation:

@@ -100,6 +100,12 @@ def load_on_quantised(name: str) -> nn.Module:
     return adapted
 
 
+def weights_of(name: str) -> list[tuple[str, int, int]]:
+    """Return what changes with the weights of a folder: names, sizes and times of its files; nothing of a hub id."""
+    files = (path for pattern in WEIGHTS for path in Path(name).glob(pattern))
+    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
 def check_weights(name: str) -> None:
     """Check that a folder holds weights, before anything long is done with it; names of the hub are not looked at.
 

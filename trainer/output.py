@@ -17,6 +17,7 @@ from phi3v.schema.jsonl import atomic_write
 from phi3v.trainer.checkpoints import find, whole
 from phi3v.trainer.config import FILE_NAME, TrainConfig
 from phi3v.trainer.load import is_adapter
+from phi3v.trainer.predictions import scores_path
 
 # What a run leaves in its folder, beside the processor's files, which the next run writes over in any case.
 OUTPUTS = (
@@ -54,6 +55,9 @@ def starting_point(config: TrainConfig) -> Path | None:
         fix = "name its base model, or merge the two first: phi3v-model merge"
         raise UserError("is an adapter, not a whole model", where=config.model_name_or_path, fix=fix)
     saved = config.output_dir / FILE_NAME
+    if config.resume not in {None, "auto"} and not saved.exists():
+        fix = "name that run's --output_dir, or leave --resume out"
+        raise UserError("holds no run to go on with", where=config.output_dir, fix=fix)
     if not saved.exists() or config.overwrite:
         return None
     if config.resume is None:
@@ -61,6 +65,8 @@ def starting_point(config: TrainConfig) -> Path | None:
         raise UserError("holds another run", where=config.output_dir, fix=fix)
     before, now = json.loads(saved.read_bytes()), config.values()
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)} - FREE
+    if config.adapters and before["model_name_or_path"] != now["model_name_or_path"]:  # on it the adapters stand
+        changed.add("model_name_or_path")
     if changed:
         told = ", ".join(f"--{name} was {before.get(name)} and is {now.get(name)}" for name in sorted(changed))
         fix = "give the same settings to go on, or another --output_dir to start anew"
@@ -118,7 +124,7 @@ def write_metrics(folder: Path, trained: Mapping[str, float]) -> None:
     """Write `metrics.json`: the Trainer's figures of a run, and its scores before and after."""
     metrics = dict(trained)
     for when in ("before", "after"):
-        path = folder / f"eval_{when}.json"
+        path = scores_path(folder, when)
         scores = json.loads(path.read_bytes()) if path.exists() else {}
         metrics |= {f"{name}_{when}": score for name, score in scores.items() if isinstance(score, float)}
     _write(folder / "metrics.json", metrics)

@@ -81,14 +81,18 @@ def open_data(config: TrainConfig) -> Data:
     records = Records(files.train)
     processor = load_processor(config.model_name_or_path)
     processor.image_processor.num_crops = config.num_crops or default_crops(records)
-    limits = (config.max_length, config.max_tokens_per_gpu, int(processor.tokenizer.model_max_length))
     return Data(
         records=records,
         evaluation=Records(files.evaluation) if files.evaluation else None,
         processor=processor,
         encoder=Encoder(processor, config.data_dir / "images"),
-        max_length=min(limit for limit in limits if limit),
+        max_length=longest(processor, config.max_length, config.max_tokens_per_gpu),
     )
+
+
+def longest(processor: Phi3VProcessor, *limits: int | None) -> int:
+    """Return the most tokens of a sample: the least of what the model takes and of a run's limits, as far as given."""
+    return min(limit for limit in (*limits, int(processor.tokenizer.model_max_length)) if limit)
 
 
 def default_crops(records: Records) -> int:

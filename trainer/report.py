@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -20,6 +21,7 @@ from phi3v.trainer.pages import Block, Cell, Heading, Picture, Table, Text, writ
 from phi3v.trainer.predictions import predictions_path, read_predictions
 from phi3v.trainer.presets import Scored, named, unlike
 
+OF_THE_RUN = r"before|after|step-\d+"
 WORST = 10
 PICTURES = 4  # shown of a record
 SIDE = 240  # of a shown picture, in pixels
@@ -54,7 +56,9 @@ class Found:
 def write_report(config: TrainConfig, records: Records | None) -> Path:
     """Write a run's report, and return the page to look at."""
     folder = config.output_dir
-    scores = {path.stem.removeprefix("eval_"): json.loads(path.read_bytes()) for path in folder.glob("eval_*.json")}
+    named = {path.stem.removeprefix("eval_"): path for path in folder.glob("eval_*.json")}
+    # Only the run's own: a user may have put other scores beside them.
+    scores = {when: json.loads(path.read_bytes()) for when, path in named.items() if re.fullmatch(OF_THE_RUN, when)}
     found = Found(
         config=config,
         log=json.loads((folder / "trainer_state.json").read_bytes())["log_history"],

@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> Iterator[Event]:
     set_seed(config.seed)  # before the adapters are drawn
     run = yield from plan(config, computer)
     digests = run.digests()
-    if checkpoint:
+    if config.resume:
         require_same_data(config.output_dir, digests)
     scorer = Scorer(config, run.data, computer) if run.data.evaluation else None
     trainer = _trainer(config, run, scorer)

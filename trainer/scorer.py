@@ -16,7 +16,7 @@ from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.evaluate import Choice, Generation, Reader, choices, predict
 from phi3v.trainer.events import Answered, Event, Note, Scored
-from phi3v.trainer.load import load_model, load_quantised
+from phi3v.trainer.load import load_model, load_quantised, weights_of
 from phi3v.trainer.machine import Machine, is_first_process, processes, rank
 from phi3v.trainer.plan import Data, open_data
 from phi3v.trainer.predictions import (
@@ -160,7 +160,8 @@ class Scorer:
         return self._config.eval_batch_size
 
     def _about(self, job: Job) -> dict[str, Any]:
-        return about(job, model=self._config.model_name_or_path, kind=self._computer.kind)
+        name = self._config.model_name_or_path
+        return about(job, model=[name, weights_of(name)], kind=self._computer.kind)
 
 
 def score_only(config: TrainConfig, computer: Machine) -> Iterator[Event]:
@@ -185,7 +186,7 @@ def score_only(config: TrainConfig, computer: Machine) -> Iterator[Event]:
     yield from scorer.score(model if config.use_qlora else model.to(state.device), "only")
 
 
-def about(job: Job, **more: str) -> dict[str, Any]:
+def about(job: Job, **more: Any) -> dict[str, Any]:
     """Return what makes an evaluation's answers its own."""
     asked = repr([(own.number, own.tokens, own.how, own.answer) for own in job.questions])
     return {

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from phi3v.schema import RecordError, UserError
 from phi3v.trainer.collate import collate, pack
-from phi3v.trainer.data import Policy, Records
+from phi3v.trainer.data import Policy, Records, changed
 from phi3v.trainer.encode import Encoder, Example
 from phi3v.trainer.fit import Fits, encode
 from phi3v.trainer.model.modeling import IGNORED
@@ -98,7 +98,7 @@ class StepData(Dataset[StepBatch]):
         try:
             return encode(self._records[sample], self._encoder, self._fits[sample])
         except RecordError as error:  # the file has changed since it was checked
-            raise UserError(str(error), fix="phi3v-data validate the file, and start again") from error
+            raise changed(error) from error
         except UserError as error:
             if self._on_error == "fail":
                 raise

@@ -86,6 +86,23 @@ def test_settings_that_change_the_run_are_named(run: Path, changes: dict[str, An
     assert told in str(caught.value)
 
 
+def test_adapters_stay_on_their_base_and_whole_models_may_move(tmp_path: Path) -> None:
+    for adapters in (True, False):
+        settings = {"output_dir": tmp_path / f"run{adapters}", "data_dir": tmp_path, "use_lora": adapters}
+        make_folder(TrainConfig(model_name_or_path="a", **settings), DIGESTS)
+        moved = TrainConfig(model_name_or_path="b", resume="auto", **settings)
+        if adapters:
+            with pytest.raises(UserError, match="--model_name_or_path was a and is b"):
+                starting_point(moved)
+        else:
+            assert starting_point(moved) is None
+
+
+def test_a_checkpoint_named_without_its_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run: holds no run to go on with"):
+        starting_point(config(tmp_path, resume=str(tmp_path / "elsewhere/checkpoint-5")))
+
+
 def test_settings_that_change_nothing_may_change(run: Path) -> None:
     changes: dict[str, Any] = {"num_workers": 0, "logging_steps": 1, "save_steps": 3, "save_total_limit": 9}
     changes |= {"eval_batch_size": 1, "tqdm": False, "more": {"report_to": "tensorboard", "run_name": "x"}}

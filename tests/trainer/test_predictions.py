@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,30 @@ def test_answers_are_counted_over_evaluations(tmp_path: Path) -> None:
     write_predictions(predictions_path(tmp_path, "step-10"), [prediction(0), prediction(1)], None)
 
     assert evaluated(tmp_path) == {"r-0": 2, "r-1": 1}
+
+
+def test_new_weights_in_a_folder_are_other_weights(tmp_path: Path) -> None:
+    from phi3v.trainer.load import weights_of
+
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = weights_of(str(tmp_path))
+    (tmp_path / "README.md").write_text("not a weight")
+    assert weights_of(str(tmp_path)) == before
+    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+
+    assert weights_of(str(tmp_path)) != before
+    assert weights_of("nobody/a-hub-id") == []
+    with Journal(tmp_path / "p.jsonl", {"model": before}).writing(0) as file:
+        note(file, [prediction(0)])
+    assert list(Journal(tmp_path / "p.jsonl", {"model": before}).answered())
+    assert not list(Journal(tmp_path / "p.jsonl", {"model": weights_of(str(tmp_path))}).answered())
+
+
+def test_the_longest_sample_is_what_every_limit_allows() -> None:
+    from phi3v.trainer.model.tiny import tiny_processor
+    from phi3v.trainer.plan import longest
+
+    processor = tiny_processor()
+
+    assert longest(processor) == longest(processor, None, 10**9) == 131072
+    assert longest(processor, 900, 600) == longest(processor, None, 600) == 600

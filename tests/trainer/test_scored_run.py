@@ -289,6 +289,10 @@ def test_a_folder_without_weights_is_said_before_the_data_are_measured(data: Pat
         ({"metric_for_best": "loss"}, "--metric_for_best needs scores during the run"),
         ({"early_stopping_patience": 2}, "--early_stopping_patience needs scores during the run"),
         ({"eval_steps": 0}, "--eval_steps 0 is out of range"),
+        (
+            {"eval_steps": 1, "early_stopping_patience": 2, "metric_for_best": "none"},
+            "--early_stopping_patience needs a score to go by",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(data: Path, options: dict[str, Any], message: str) -> None:
