@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_
 import click
 
 from phi3v.schema.errors import UserError, require
+from phi3v.schema.tokens import MAX_CROPS
 
 FINDINGS, UNUSABLE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 SECONDS_BETWEEN_LINES = 5.0
@@ -488,9 +489,10 @@ def _list_presets(ctx: click.Context, param: click.Parameter, value: bool) -> No
 def _without_preset_precision(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with a preset's precision left out where another one is asked for."""
     source = click.core.ParameterSource.COMMANDLINE
-    kinds = ("bf16", "fp16", "fp32")
-    asked = [kind for kind in kinds if options[kind] and ctx.get_parameter_source(kind) is source]
-    return options | {kind: kind in asked for kind in kinds} if asked else options
+    from phi3v.trainer.config import KINDS
+
+    asked = [kind for kind in KINDS if options[kind] and ctx.get_parameter_source(kind) is source]
+    return options | {kind: kind in asked for kind in KINDS} if asked else options
 
 
 def _more(ctx: click.Context) -> dict[str, str]:
@@ -530,7 +532,8 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
                     measuring.show(done, total)
                 case Answered(done, total):
                     answering.show(done, total)
-                case Scored(when, found):
+                case Scored(when, found, unread=unread):
+                    _tell_unread(unread)
                     for score in found:
                         scores.setdefault(when, score.value)  # the first counts
                         click.echo(_score_line(score, when))
@@ -593,7 +596,21 @@ _LENGTH = click.option(
 _DATA: dict[str, Any] = {"type": click.Path(exists=True, dir_okay=False, path_type=Path), "help": "A JSONL file."}
 _OUTPUT: dict[str, Any] = {"type": click.Path(dir_okay=False, path_type=Path)}
 _BATCH = click.option(
-    "--batch_size", type=click.IntRange(min=1), default=8, show_default=True, help="Records at a time."
+    "--batch_size",
+    type=click.IntRange(min=1),
+    help="Records at a time.  [default: as many as have 20,480 tokens together]",
+)
+_CROPS = click.option(
+    "--num_crops",
+    type=click.IntRange(1, MAX_CROPS),
+    help="Most crops of an image.  [default: as the model was trained; 16, or 4 of several images]",
+)
+_ON_ERROR = click.option(
+    "--on_error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What to do with a picture of --data that cannot be read.",
 )
 _LIMIT = click.option(
     "--eval_limit", type=click.IntRange(min=1), help="So many records at most, drawn by a fixed seed."
@@ -614,6 +631,8 @@ _LIMIT = click.option(
 @_BATCH
 @_LIMIT
 @_LENGTH
+@_CROPS
+@_ON_ERROR
 @click.argument("question", required=False)
 def predict(
     name: str, images: Sequence[str], path: Path | None, output: Path | None, question: str | None, **options: Any
@@ -629,20 +648,23 @@ def predict(
         raise click.UsageError("give a question, with --image where it is about pictures; or --data alone")
     require("train", *EVALUATING)
     from phi3v.trainer.answer import answer
-    from phi3v.trainer.predictions import as_fields, remove_journals, write_predictions
+    from phi3v.trainer.machine import is_first_process
+    from phi3v.trainer.predictions import as_fields, write_evaluation
 
     if question is not None:
-        for piece in answer(name, question, images, max_new_tokens=options["max_new_tokens"]):
+        for piece in answer(name, question, images, **{own: options[own] for own in ("max_new_tokens", "num_crops")}):
             click.echo(piece, nl=False)
         click.echo()
         return
     found = _answers(name, path, output, scored=False, **options)
-    if output:
-        write_predictions(output, found.predictions, None)
-        remove_journals(output)
+    if not is_first_process():
         return
-    for prediction in found.predictions:
-        click.echo(json.dumps(as_fields(prediction, None), ensure_ascii=False))
+    if output:
+        write_evaluation(found.predictions, None, answers=output)
+    else:
+        for prediction in found.predictions:
+            click.echo(json.dumps(as_fields(prediction, None), ensure_ascii=False))
+    _tell_unread(sum(own.error is not None for own in found.predictions))
 
 
 @model.command()
@@ -654,6 +676,8 @@ def predict(
 @_BATCH
 @_LIMIT
 @_LENGTH
+@_CROPS
+@_ON_ERROR
 def evaluate(name: str, path: Path, output: Path | None, metric: str | None, **options: Any) -> None:
     """Score a model on a labelled JSONL file; with --output an interrupted evaluation goes on by the same command.
 
@@ -663,37 +687,43 @@ def evaluate(name: str, path: Path, output: Path | None, metric: str | None, **o
     """
     require("train", *EVALUATING)
     from phi3v.trainer.config import metric_names
-    from phi3v.trainer.predictions import remove_journals, write_predictions, write_scores
+    from phi3v.trainer.machine import is_first_process
+    from phi3v.trainer.predictions import write_evaluation
     from phi3v.trainer.scoring import scores
 
     beside = output.with_name(f"predictions_{output.stem}.jsonl") if output else None
     found = _answers(name, path, beside, scored=True, metrics=metric_names(metric), **options)
+    if not is_first_process():
+        return
     if output and beside:
-        write_predictions(beside, found.predictions, found.metrics)
-        write_scores(output, found.predictions, found.metrics)
-        remove_journals(beside)
+        write_evaluation(found.predictions, found.metrics, answers=beside, scores=output)
     for line in found.metrics.left_out:
         click.echo(line, err=True)
     for score in scores(found.predictions, found.metrics):
         click.echo(_score_line(score))
+    _tell_unread(sum(own.error is not None for own in found.predictions))
+
+
+def _tell_unread(count: int) -> None:
+    if count:
+        click.echo(f"{count} records were not asked: an image cannot be read; see 'error' in the predictions", err=True)
 
 
 def _answers(name: str, path: Path | None, output: Path | None, *, eval_limit: int | None, **wish: Any) -> Any:
     """Return a model's answers to the records of a file, showing how far it is."""
     from phi3v.trainer.answer import Wish, answer_file
-    from phi3v.trainer.events import Answered
 
     if output:
         _check_writable(output)
     assert path is not None
-    found = None
+    answering = answer_file(name, path, Wish(journal=output, limit=eval_limit, **wish))
     with Progress("answering") as progress:
-        for event in answer_file(name, path, Wish(journal=output, limit=eval_limit, **wish)):
-            if isinstance(event, Answered):
-                progress.show(event.done, event.total)
-            else:
-                found = event
-    return found
+        while True:
+            try:
+                event = next(answering)
+            except StopIteration as end:
+                return end.value
+            progress.show(event.done, event.total)
 
 
 @model.command()

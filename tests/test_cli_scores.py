@@ -67,6 +67,27 @@ def test_an_answer_comes_in_pieces() -> None:
     assert all(pieces)
 
 
+def test_an_answer_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from phi3v.trainer import answer as module
+
+    written: list[int] = []
+    generate = module.generate
+
+    def counted(*args: Any, **options: Any) -> Any:
+        (own,) = generate(*args, **options)
+        written.append(own.tokens)
+        return [own]
+
+    monkeypatch.setattr(module, "generate", counted)
+    pieces = module.answer("tiny", "What is this?", [], max_new_tokens=4000)
+
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+
+    (tokens,) = written
+    assert tokens < 2000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,6 +15,8 @@ from phi3v.schema.tokens import MAX_CROPS
 
 FILE_NAME = "train_config.json"
 METRICS = ("accuracy", "exact_match", "anls", "anls_recipe", "auroc", "consistency")
+Precision = Literal["bf16", "fp16", "fp32"]
+KINDS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 MANY, LEAST = 2**40, 1e-12  # no upper bound; just above 0
 BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, MANY),
@@ -143,7 +145,9 @@ class TrainConfig:
         bool, "Compute activations again instead of keeping them: less memory, slower."
     ] = True
     num_workers: Annotated[int, "Processes that read images while the model computes."] = 2
-    eval_batch_size: Annotated[int, "Samples answered at a time in evaluation."] = 8
+    eval_batch_size: Annotated[
+        int | None, "Samples answered at a time in evaluation. [default: as many as have 20,480 tokens together]"
+    ] = None
     max_new_tokens: Annotated[int, "Longest answer in evaluation."] = 64
     eval_before: Annotated[
         str | None, "Samples scored before training: all, none, or N of them. [default: all, or 200 of more than 500]"
@@ -178,7 +182,7 @@ class TrainConfig:
             if value is not None and not least <= value <= most:  # NaN is in no range
                 span = f"{least:g} or more" if most == MANY else f"{least:g} to {most:g}"
                 raise UserError(f"--{name} {value} is out of range", fix=f"give {span}")
-        kinds = [name for name in ("bf16", "fp16", "fp32") if getattr(self, name)]
+        kinds = [name for name in KINDS if getattr(self, name)]
         if len(kinds) > 1:
             raise UserError(f"--{kinds[0]} and --{kinds[1]} exclude each other", fix="choose one")
         if self.use_flash_attention and self.attention not in {"auto", "flash_attention_2"}:
@@ -206,6 +210,11 @@ class TrainConfig:
     def metrics(self) -> tuple[str, ...]:
         """The metrics asked for; none for those of the data's sources."""
         return metric_names(self.metric)
+
+    @property
+    def kind(self) -> Precision | None:
+        """The precision asked for, if any."""
+        return next((kind for kind in KINDS if getattr(self, kind)), None)
 
     @property
     def adapters(self) -> bool:

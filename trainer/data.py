@@ -15,7 +15,6 @@ from phi3v.schema.jsonl import line_offsets, read_line_at, read_lines
 from phi3v.schema.options import Images
 
 Policy = Literal["fail", "skip"]
-ROLES = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +35,36 @@ def find_files(data_dir: Path, on_error: Policy = "fail") -> DataFiles:
     Raises:
         UserError: no such folder, nothing to train on, a finding, or a training record without its answer.
     """
-    if not data_dir.is_dir():
-        raise UserError("no such folder", where=data_dir, fix="convert first: phi3v-data convert --help")
-    files = jsonl_files(data_dir)
-    train, validation, test = ([path for path in files if path.stem.endswith(f"_{role}")] for role in ROLES)
+    (train,) = _by_role(data_dir, "train")
     if not train:
         fix = "name the file to train on <source>_train.jsonl"
         raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
-    evaluation = validation or test
     check_files([path for path in train if path.stat().st_size], "header" if on_error == "fail" else "none")
+    return DataFiles(train, find_evaluation(data_dir))
+
+
+def find_evaluation(data_dir: Path) -> list[Path]:
+    """Return the files to score on alone; none if there are none, or they have no answers.
+
+    Raises:
+        UserError: no such folder, an empty file, or a finding.
+    """
+    validation, test = _by_role(data_dir, "val", "test")
+    evaluation = validation or test
     for path in evaluation:
         if not path.stat().st_size:
             fix = "take the file away to train without scores, or convert the data again"
             raise UserError("no record to score on in this file", where=path, fix=fix)
-    check_files(evaluation, "header")
+    check_files(evaluation)
     # An unlabelled test set is not for scoring.
-    return DataFiles(train, [path for path in evaluation if has_answers(path)])
+    return [path for path in evaluation if has_answers(path)]
+
+
+def _by_role(data_dir: Path, *roles: str) -> list[list[Path]]:
+    if not data_dir.is_dir():
+        raise UserError("no such folder", where=data_dir, fix="convert first: phi3v-data convert --help")
+    files = jsonl_files(data_dir)
+    return [[path for path in files if path.stem.endswith(f"_{role}")] for role in roles]
 
 
 def check_files(paths: list[Path], images: Images = "header") -> None:

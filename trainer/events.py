@@ -40,12 +40,14 @@ class Scored:
         scores: the one that counts first.
         loss: per token of the right answers.
         total: records answered.
+        unread: records that were not, as an image cannot be read.
     """
 
     when: str
     scores: tuple[Score, ...]
     loss: float | None
     total: int
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)

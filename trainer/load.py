@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from torch import nn
 
 from phi3v.schema import UserError
 from phi3v.schema.errors import first_line, require
+from phi3v.trainer.config import FILE_NAME
 from phi3v.trainer.model import Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.tiny import TINY, tiny_model, tiny_processor
 
@@ -45,12 +47,7 @@ def load_model(
         UserError: there is none, or the hub cannot be reached.
     """
     if is_adapter(name):
-        require("train", "peft")
-        from peft import PeftModel
-
-        base = load_model(_base_of(Path(name)), dtype=dtype, attention=attention)
-        adapted: nn.Module = _reading(name, lambda: PeftModel.from_pretrained(base, name))
-        return adapted
+        return _adapted(load_model(_base_of(Path(name)), dtype=dtype, attention=attention), name)
     if name != TINY:
         whole: nn.Module = _pretrained(Phi3VForCausalLM, name, dtype=dtype, attn_implementation=attention)
         return whole
@@ -91,11 +88,38 @@ def load_quantised(name: str, *, dtype: torch.dtype, attention: str = "sdpa") ->
     return small
 
 
-def load_on_quantised(name: str) -> nn.Module:
-    """Return an adapter on its base model in 4 bits, as QLoRA has trained it."""
+def load_for_answers(
+    name: str, *, quantised: bool = False, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> nn.Module:
+    """Return a model to be asked, on the device of this process.
+
+    Args:
+        name: as `load_model` takes it; an adapter that QLoRA has trained comes on its base in 4 bits, as it trained.
+        quantised: in 4 bits, whatever it is.
+        dtype: what a quantised model computes in, and what the rest of its weights is kept in.
+        attention: as `load_model` takes it.
+
+    Raises:
+        UserError: there is none, or the hub cannot be reached.
+    """
+    if quantised or (is_adapter(name) and settings_of(name).get("use_qlora")):
+        require("qlora", "bitsandbytes")
+        base = load_quantised(_base_of(Path(name)) if is_adapter(name) else name, dtype=dtype, attention=attention)
+        return _adapted(base, name) if is_adapter(name) else base  # it lies where it was quantised
+    return load_model(name, attention=attention).to(PartialState().device)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings of the run which made a model, or none if it is not known."""
+    path = Path(name) / FILE_NAME
+    settings: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return settings
+
+
+def _adapted(base: nn.Module, name: str) -> nn.Module:
+    require("train", "peft")
     from peft import PeftModel
 
-    base = load_quantised(_base_of(Path(name)), dtype=torch.float32)
     adapted: nn.Module = _reading(name, lambda: PeftModel.from_pretrained(base, name))
     return adapted
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from phi3v.schema import UserError
 from phi3v.schema.errors import require
-from phi3v.trainer.config import TrainConfig
+from phi3v.trainer.config import Precision, TrainConfig
 
-Precision = Literal["fp32", "bf16", "fp16"]
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AMPERE = 8  # compute capability of the first GPUs with bfloat16; torch's own question also counts emulation
 
 
@@ -45,6 +46,17 @@ class Machine(NamedTuple):
     attention: str
     reason: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of that precision."""
+        return TYPES[self.kind]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return what the forwards of training run under, so that scores are of the model as it trains."""
+        if self.kind == "fp32":
+            return nullcontext()
+        return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=self.dtype)
+
 
 def machine(config: TrainConfig) -> Machine:
     """Return what this machine computes the run with.
@@ -58,23 +70,27 @@ def machine(config: TrainConfig) -> Machine:
         raise UserError(f"one process sees {torch.cuda.device_count()} GPUs", fix=fix)
     if config.use_qlora:
         require("qlora", "bitsandbytes")
-    kind = _precision(config)
+    kind = precision(config.kind)
     return Machine(kind, *_attention(config, kind))
 
 
-def _precision(config: TrainConfig) -> Precision:
-    """Return the precision: as asked, else bfloat16 where the GPU has it, float16 on others, float32 on a CPU."""
-    if config.fp32:
+def precision(asked: Precision | None = None) -> Precision:
+    """Return the precision: as asked, else bfloat16 where the GPU has it, float16 on others, float32 on a CPU.
+
+    Raises:
+        UserError: this machine does not have it.
+    """
+    if asked == "fp32":
         return "fp32"
     if not torch.cuda.is_available():
-        if config.fp16:
+        if asked == "fp16":
             raise UserError("--fp16 needs a GPU, and torch sees none", fix="leave it out: float32 is used")
-        return "bf16" if config.bf16 else "fp32"
+        return asked or "fp32"
     major, minor = torch.cuda.get_device_capability()
-    if config.bf16 and major < AMPERE:
+    if asked == "bf16" and major < AMPERE:
         fix = "leave --bf16 out: float16 is used"
         raise UserError(f"this GPU (compute capability {major}.{minor}) has no bfloat16", fix=fix)
-    return "fp16" if config.fp16 or major < AMPERE else "bf16"
+    return asked or ("fp16" if major < AMPERE else "bf16")
 
 
 def _attention(config: TrainConfig, kind: Precision) -> tuple[str, str]:

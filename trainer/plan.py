@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from phi3v.schema import UserError
+from phi3v.schema import Conversation, UserError
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.data import Records, find_files
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.events import Event, Measured
 from phi3v.trainer.fit import Fits
-from phi3v.trainer.load import load_processor
+from phi3v.trainer.load import load_processor, settings_of
 from phi3v.trainer.machine import Machine, accumulation, processes
 from phi3v.trainer.model import Phi3VProcessor
 from phi3v.trainer.steps import Batching, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """What is trained on and scored on, and how it is encoded; a sample has at most `max_length` tokens."""
+class Reading:
+    """How records become a model's input; a sample has at most `max_length` tokens."""
 
-    records: Records
-    evaluation: Records | None
     processor: Phi3VProcessor
     encoder: Encoder
     max_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data(Reading):
+    """What is trained on and scored on, and how it is read."""
+
+    records: Records
+    evaluation: Records | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +86,51 @@ def open_data(config: TrainConfig) -> Data:
     """
     files = find_files(config.data_dir, config.on_error)
     records = Records(files.train)
-    processor = load_processor(config.model_name_or_path)
-    processor.image_processor.num_crops = config.num_crops or default_crops(records)
+    reading = reading_of(config, records)
     return Data(
         records=records,
         evaluation=Records(files.evaluation) if files.evaluation else None,
-        processor=processor,
-        encoder=Encoder(processor, config.data_dir / "images"),
-        max_length=longest(processor, config.max_length, config.max_tokens_per_gpu),
+        processor=reading.processor,
+        encoder=reading.encoder,
+        max_length=reading.max_length,
     )
+
+
+def reading_of(config: TrainConfig, records: Records) -> Reading:
+    """Return how a run reads records."""
+    limits = (config.max_length, config.max_tokens_per_gpu)
+    return reading(
+        config.model_name_or_path, config.data_dir / "images", records, num_crops=config.num_crops, limits=limits
+    )
+
+
+def reading(
+    name: str,
+    image_root: Path,
+    records: Sequence[Conversation] | Records,
+    *,
+    num_crops: int | None = None,
+    limits: Sequence[int | None] = (),
+) -> Reading:
+    """Return how a model reads records.
+
+    Args:
+        name: the model, as `load_processor` takes it.
+        image_root: where the images' paths start.
+        records: some or all of them.
+        num_crops: most crops of an image; by default those that a run of ours has trained the model with, else the
+            recipe's.
+        limits: most tokens of a sample, as far as given; by default those of the run.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    processor, run = load_processor(name), settings_of(name)
+    if num_crops or not run:
+        processor.image_processor.num_crops = num_crops or default_crops(records)
+    if not any(limits):
+        limits = (run.get("max_length"), run.get("max_tokens_per_gpu"))
+    return Reading(processor=processor, encoder=Encoder(processor, image_root), max_length=longest(processor, *limits))
 
 
 def longest(processor: Phi3VProcessor, *limits: int | None) -> int:
@@ -95,7 +138,7 @@ def longest(processor: Phi3VProcessor, *limits: int | None) -> int:
     return min(limit for limit in (*limits, int(processor.tokenizer.model_max_length)) if limit)
 
 
-def default_crops(records: Records) -> int:
+def default_crops(records: Sequence[Conversation] | Records) -> int:
     """Return the recipe's number of crops: 16, but 4 where records hold several images, as of a video."""
     first = [records[index] for index in range(min(len(records), 100))]
     return 4 if any(len(record.images) > 1 for record in first) else 16

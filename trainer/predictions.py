@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from phi3v.schema.jsonl import atomic_write, read_lines
 from phi3v.trainer.scoring import Metrics, Prediction, Score, classes, mean_loss, scores
@@ -43,6 +43,7 @@ def as_fields(own: Prediction, chosen: Metrics | None) -> dict[str, Any]:
         "tokens": own.tokens,
         "probability": own.probability,
         "loss": own.loss,
+        "error": own.error,
     }
     kept = ("id", "source", "prompt", "prediction", "answers", "score", "tokens")
     return {name: value for name, value in fields.items() if name in kept or value is not None}
@@ -51,7 +52,7 @@ def as_fields(own: Prediction, chosen: Metrics | None) -> dict[str, Any]:
 def write_scores(path: Path, predictions: Sequence[Prediction], chosen: Metrics) -> list[Score]:
     """Write and return the scores, beside answers and generated texts under the original recipe's keys."""
     found = scores(predictions, chosen)
-    scored = [own for own in predictions if own.answers]
+    scored = [own for own in predictions if own.scored]
     table = classes(predictions)
     content: dict[str, Any] = {score.metric: score.value for score in found}
     content |= {
@@ -110,26 +111,37 @@ class Journal:
                     yield Prediction(**fields | {"answers": tuple(fields["answers"])})
 
     @contextmanager
-    def writing(self, rank: int) -> Iterator[IO[str]]:
-        """Open this process's journal at its end."""
+    def writing(self, rank: int) -> Iterator[Callable[[Iterable[Prediction]], None]]:
+        """Open this process's journal at its end; what it gives writes predictions so that a kill leaves them there."""
         path = self._path.with_name(f".{self._path.name}.{rank}.part")
         known = path.exists() and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] == self._about
         with path.open("a" if known else "w", encoding="utf-8") as file:
             file.write("\n" if known else f"{self._about}\n")  # ends a line that a kill has cut
-            yield file
+
+            def note(predictions: Iterable[Prediction]) -> None:
+                for own in predictions:
+                    file.write(json.dumps(asdict(own), ensure_ascii=True) + "\n")
+                file.flush()
+
+            yield note
 
     def _files(self) -> list[Path]:
         return sorted(self._path.parent.glob(f".{self._path.name}.*.part"))
 
 
-def remove_journals(path: Path) -> None:
-    """Take the journals of an evaluation away: its predictions, and what is made of them, are written."""
-    for journal in path.parent.glob(f".{path.name}.*.part"):
+def write_evaluation(
+    predictions: Sequence[Prediction], chosen: Metrics | None, *, answers: Path, scores: Path | None = None
+) -> None:
+    """Write what came of an evaluation, and take its journals away.
+
+    Args:
+        predictions: in the order of the data.
+        chosen: how they are scored; None where nothing is.
+        answers: where the predictions go; the journals stand beside it.
+        scores: where the scores go.
+    """
+    write_predictions(answers, predictions, chosen)
+    if scores and chosen:
+        write_scores(scores, predictions, chosen)
+    for journal in answers.parent.glob(f".{answers.name}.*.part"):
         journal.unlink(missing_ok=True)
-
-
-def note(file: IO[str], predictions: Iterable[Prediction]) -> None:
-    """Write predictions to a journal, and see to it that a kill leaves them there."""
-    for own in predictions:
-        file.write(json.dumps(asdict(own), ensure_ascii=True) + "\n")
-    file.flush()

@@ -13,6 +13,8 @@ from phi3v.trainer.encode import Encoder
 from phi3v.trainer.fit import Fit, Skipped, fit
 from phi3v.trainer.metrics import normalise
 
+AT_ONCE = 20_480  # tokens of the prompts that are answered at a time by default: eight pages of 16 crops
+
 
 class Question(NamedTuple):
     """What must be known of a record before it is asked.
@@ -96,18 +98,32 @@ class Ask(NamedTuple):
     again: bool = False
 
 
-def deal(questions: Iterable[Question], batch_size: int, processes: int) -> list[list[Ask]]:
+def deal(questions: Iterable[Question], batch_size: int | None, processes: int) -> list[list[Ask]]:
     """Return what each process asks: batches of like length, the longest first, equally many for each process.
 
     Each question is counted once. Where weights are divided over the processes (ZeRO-3, FSDP) a process that had
     fewer batches would keep the others waiting for ever: it asks its last batch again, and nobody counts it.
+
+    Args:
+        questions: what is asked.
+        batch_size: most questions of a batch; None for as many as have `AT_ONCE` tokens together, padding counted.
+        processes: how many take part.
     """
     ordered = sorted(questions, key=lambda question: (-question.tokens, question.number))
-    size = max(1, min(batch_size, math.ceil(len(ordered) / processes)))
-    asks = [Ask(tuple(ordered[start : start + size])) for start in range(0, len(ordered), size)]
+    most = min(batch_size or len(ordered), math.ceil(len(ordered) / processes))
+    asks = [Ask(batch) for batch in _batches(ordered, most, None if batch_size else AT_ONCE)]
     filler = Ask(asks[-1].questions, again=True) if asks else None
     each = math.ceil(len(asks) / processes)
     return [[*own, *[filler] * (each - len(own))] for own in (asks[rank::processes] for rank in range(processes))]  # type: ignore[list-item]
+
+
+def _batches(ordered: Sequence[Question], most: int, tokens: int | None) -> Iterator[tuple[Question, ...]]:
+    start = 0
+    while start < len(ordered):
+        longest = max(1, ordered[start].tokens)
+        size = min(most, max(1, tokens // longest)) if tokens else most
+        yield tuple(ordered[start : start + size])
+        start += size
 
 
 def distinct_answers(questions: Iterable[Question]) -> dict[str, str]:

@@ -29,8 +29,6 @@ from phi3v.trainer.scored_loop import ScoredTrainer, evaluating
 from phi3v.trainer.scorer import Scorer, score_only
 from phi3v.trainer.step_data import Failure, StepData
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def train(config: TrainConfig) -> Iterator[Event]:
     """Run a training, yielding what happens; on several processes only the first has something to say.
@@ -51,7 +49,7 @@ def train(config: TrainConfig) -> Iterator[Event]:
     digests = run.digests()
     if config.resume:
         require_same_data(config.output_dir, digests)
-    scorer = Scorer(config, run.data, computer) if run.data.evaluation else None
+    scorer = Scorer(config, run.data.evaluation, run.data, computer) if run.data.evaluation else None
     trainer = _trainer(config, run, scorer)
     if first:
         make_folder(config, digests)
@@ -124,7 +122,7 @@ def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None) -> ScoredTra
     packed = config.max_tokens_per_gpu is not None
     attention = PACKED_SDPA if packed and computer.attention == "sdpa" else computer.attention
     # Weights that train stay float32 under autocast, as small steps vanish in half precision; frozen ones need not.
-    dtype = TYPES[computer.kind] if config.adapters else torch.float32
+    dtype = computer.dtype if config.adapters else torch.float32
     load = load_quantised if config.use_qlora else load_model
     model = adapt(load(config.model_name_or_path, dtype=dtype, attention=attention), config)
     data = StepData(

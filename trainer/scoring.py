@@ -47,6 +47,7 @@ class Prediction:
         loss: summed over the `labelled` tokens of the last answer; None unless asked for.
         labelled: tokens of the last answer, its end included.
         group: as in `Question`.
+        error: why it was not asked: an image that cannot be read.
     """
 
     number: int
@@ -60,6 +61,12 @@ class Prediction:
     loss: float | None = None
     labelled: int = 0
     group: str | None = None
+    error: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is an answer, and something to score it against."""
+        return bool(self.answers) and self.error is None
 
     @property
     def correct(self) -> bool:
@@ -106,7 +113,7 @@ class Metrics:
 
     def of_sample(self, prediction: Prediction) -> float | None:
         """Return the score of one prediction; None where there is nothing to score against."""
-        if not prediction.answers:
+        if not prediction.scored:
             return None
         first = self.names[prediction.source][0]
         return float(PER_SAMPLE.get(first, metrics.is_correct)(prediction.text, prediction.answers))
@@ -170,7 +177,7 @@ def scores(predictions: Sequence[Prediction], chosen: Metrics) -> list[Score]:
     With several sources that is the mean over all samples of each one's own metric, `score`; those of a source are
     named `source/metric`.
     """
-    scored = [prediction for prediction in predictions if prediction.answers]
+    scored = [prediction for prediction in predictions if prediction.scored]
     found = []
     if len(chosen.names) > 1:
         found.append(_mean("score", [chosen.of_sample(prediction) or 0.0 for prediction in scored]))
@@ -212,6 +219,6 @@ def mean_loss(predictions: Sequence[Prediction]) -> float | None:
 
 def classes(predictions: Sequence[Prediction]) -> dict[str, Counter[str]] | None:
     """Return a table of classes, right answers against predictions; None where the answers are no classes."""
-    scored = [own for own in predictions if own.answers]
+    scored = [own for own in predictions if own.scored]
     table = metrics.confusion(((own.answers[0], own.text) for own in scored), other=OTHER)
     return table if 1 < len(table) <= min(MOST_CLASSES, len(scored) // 2) else None

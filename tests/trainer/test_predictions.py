@@ -12,10 +12,9 @@ import pytest
 from phi3v.trainer.predictions import (
     Journal,
     evaluated,
-    note,
     predictions_path,
     read_predictions,
-    remove_journals,
+    write_evaluation,
     write_predictions,
     write_scores,
 )
@@ -82,8 +81,8 @@ def test_a_journal_gives_back_what_every_process_answered(tmp_path: Path) -> Non
     made = [prediction(0, "a\n", "x", loss=1.5), prediction(1, "\u2028", probability=0.5, group="g"), prediction(2)]
     journal = Journal(path, {"model": "m"})
     for rank, own in enumerate((made[:2], made[2:])):
-        with journal.writing(rank) as file:
-            note(file, own)
+        with journal.writing(rank) as note:
+            note(own)
 
     assert sorted(Journal(path, {"model": "m"}).answered(), key=lambda own: own.number) == made
     assert list(Journal(path, {"model": "another"}).answered()) == []
@@ -91,13 +90,13 @@ def test_a_journal_gives_back_what_every_process_answered(tmp_path: Path) -> Non
 
 def test_a_journal_goes_on_after_a_line_that_a_kill_has_cut(tmp_path: Path) -> None:
     path = predictions_path(tmp_path, "before")
-    with Journal(path, {}).writing(0) as file:
-        note(file, [prediction(0), prediction(1)])
+    with Journal(path, {}).writing(0) as note:
+        note([prediction(0), prediction(1)])
     (written,) = tmp_path.iterdir()
     written.write_bytes(written.read_bytes()[:-25])
 
-    with Journal(path, {}).writing(0) as file:
-        note(file, [prediction(2)])
+    with Journal(path, {}).writing(0) as note:
+        note([prediction(2)])
 
     assert [own.number for own in Journal(path, {}).answered()] == [0, 2]
 
@@ -105,14 +104,14 @@ def test_a_journal_goes_on_after_a_line_that_a_kill_has_cut(tmp_path: Path) -> N
 def test_another_evaluations_journal_is_written_over(tmp_path: Path) -> None:
     path = predictions_path(tmp_path, "before")
     for model in ("one", "two"):
-        with Journal(path, {"model": model}).writing(0) as file:
-            note(file, [prediction(0, model)])
+        with Journal(path, {"model": model}).writing(0) as note:
+            note([prediction(0, model)])
 
     assert [own.text for own in Journal(path, {"model": "two"}).answered()] == ["two"]
     assert list(Journal(path, {"model": "one"}).answered()) == []
 
-    remove_journals(path)
-    assert list(tmp_path.iterdir()) == []
+    write_evaluation([prediction(0, "two")], ACCURACY, answers=path, scores=tmp_path / "eval.json")
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["eval.json", "predictions_before.jsonl"]
 
 
 def test_answers_are_counted_over_evaluations(tmp_path: Path) -> None:
@@ -133,8 +132,8 @@ def test_new_weights_in_a_folder_are_other_weights(tmp_path: Path) -> None:
 
     assert weights_of(str(tmp_path)) != before
     assert weights_of("nobody/a-hub-id") == []
-    with Journal(tmp_path / "p.jsonl", {"model": before}).writing(0) as file:
-        note(file, [prediction(0)])
+    with Journal(tmp_path / "p.jsonl", {"model": before}).writing(0) as note:
+        note([prediction(0)])
     assert list(Journal(tmp_path / "p.jsonl", {"model": before}).answered())
     assert not list(Journal(tmp_path / "p.jsonl", {"model": weights_of(str(tmp_path))}).answered())
 

@@ -59,6 +59,16 @@ def test_batches_hold_what_is_of_like_length_the_longest_first() -> None:
     assert [[own.tokens for own in ask.questions] for ask in asks] == [[100, 90, 80], [7, 6, 5]]
 
 
+def test_without_a_batch_size_as_many_are_asked_as_have_so_many_tokens_with_their_padding() -> None:
+    tokens = [30_000, 10_000, 10_000, 10_000, 400, *[100] * 60]
+    questions = [question(number, tokens=own) for number, own in enumerate(tokens)]
+
+    (asks,) = deal(questions, None, 1)
+
+    assert [len(ask.questions) for ask in asks] == [1, 2, 2, 60]
+    assert [number for ask in asks for number in (own.number for own in ask.questions)] == list(range(65))
+
+
 def test_few_questions_are_shared_out() -> None:
     dealt = deal([question(number) for number in range(6)], 8, 3)
 

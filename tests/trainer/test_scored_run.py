@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 import torch
 
 from phi3v.schema import UserError
-from phi3v.trainer import scorer as scorer_module
+from phi3v.trainer import evaluate, scorer
+from phi3v.trainer.answer import Answers, Wish, answer_file
 from phi3v.trainer.checkpoints import checkpoints
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.events import Answered, Note, Scored
@@ -94,14 +97,11 @@ SCORED = {"eval_steps": 1, "metric_for_best": "none", "eval_before": "all"}
 
 
 def test_the_score_after_is_that_of_the_saved_model(data: Path) -> None:
-    from phi3v.trainer.answer import Answers, Wish, answer_file
-
     settings = config(data, max_steps=8)
     list(train(settings))
 
-    *_, found = answer_file(str(settings.output_dir), data / "colours_val.jsonl", Wish(scored=True, max_new_tokens=3))
+    found = answered(settings.output_dir, data / "colours_val.jsonl")
 
-    assert isinstance(found, Answers)
     saved = lines(settings.output_dir / "predictions_after.jsonl")
     assert [own.text for own in found.predictions] == [own["prediction"] for own in saved]
 
@@ -121,8 +121,8 @@ def test_how_many_are_scored_before(data: Path, wish: str, count: int | None, sa
 
 
 def test_of_a_large_set_a_drawn_part_is_scored_before(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "WHOLE", 4)
-    monkeypatch.setattr(scorer_module, "DRAWN", 2)
+    monkeypatch.setattr(scorer, "WHOLE", 4)
+    monkeypatch.setattr(scorer, "DRAWN", 2)
 
     events = list(train(config(data, max_steps=1)))
 
@@ -160,19 +160,61 @@ def test_only_scores_train_nothing(data: Path) -> None:
     assert names == {"eval_only.json", "predictions_only.jsonl"}
 
 
+def test_scoring_alone_needs_no_training_data_and_scores_as_the_run_did(data: Path) -> None:
+    settings = config(data)
+    list(train(settings))
+    alone = data.parent / "alone"
+    alone.mkdir()
+    shutil.copytree(data / "images", alone / "images")
+    shutil.copy(data / "colours_val.jsonl", alone)
+    again = config(alone, model_name_or_path=str(settings.output_dir), output_dir=data.parent / "only", eval_only=True)
+
+    list(train(replace(again, num_crops=None)))  # as the model was trained
+
+    once, twice = (
+        lines(path)
+        for path in (settings.output_dir / "predictions_after.jsonl", data.parent / "only" / "predictions_only.jsonl")
+    )
+    assert [own["prediction"] for own in twice] == [own["prediction"] for own in once]
+    assert [own["loss"] for own in twice] == pytest.approx([own["loss"] for own in once], rel=1e-5)
+
+
+def test_a_picture_that_breaks_inside_costs_its_record_its_score_alone(data: Path) -> None:
+    (broken, *_) = sorted((data / "images" / "val").iterdir())
+    content = bytearray(broken.read_bytes())
+    start = content.index(b"IDAT") + 6
+    content[start : start + 8] = bytes(8)
+    broken.write_bytes(content)  # its ends are whole
+    with pytest.raises(UserError, match="cannot read this image of record 'val-"):
+        list(train(config(data, eval_only=True)))
+    settings = config(data, eval_only=True, on_error="skip", overwrite=True)
+
+    *_, scored = train(settings)
+
+    assert isinstance(scored, Scored)
+    assert (scored.total, scored.unread) == (4, 1)
+    assert scored.scores[0].count == 4
+    told = lines(settings.output_dir / "predictions_only.jsonl")
+    assert [own["id"] for own in told] == [f"val-{number}" for number in range(5)]
+    (unread,) = (own for own in told if "error" in own)
+    assert broken.name in unread["error"]
+    assert unread["score"] is None
+    assert [
+        own.error is None
+        for own in answered(Path("tiny"), data / "colours_val.jsonl", on_error="skip", num_crops=1).predictions
+    ] == ["error" not in own for own in told]
+
+
 def test_an_interrupted_evaluation_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Counter[int] = Counter()
-    predict = scorer_module.predict
+    predict = evaluate.predict
 
-    def counted(model: Any, processor: Any, read: Any, asks: Any, how: Any) -> Any:
-        def told() -> Any:
-            for ask in asks:
-                asked.update(own.number for own in ask.questions)
-                yield ask
+    def counted(*args: Any) -> Iterator[Any]:
+        for batch in predict(*args):
+            asked.update(own.number for own in batch)
+            yield batch
 
-        return predict(model, processor, read, told(), how)
-
-    monkeypatch.setattr(scorer_module, "predict", counted)
+    monkeypatch.setattr(evaluate, "predict", counted)
     settings = config(data, max_steps=1, eval_batch_size=2)
     events = train(settings)
     for event in events:
@@ -187,6 +229,16 @@ def test_an_interrupted_evaluation_goes_on(data: Path, monkeypatch: pytest.Monke
     assert asked == Counter(dict.fromkeys(range(5), 2)), "each once before, each once after"
     before = lines(settings.output_dir / "predictions_before.jsonl")
     assert [own["id"] for own in before] == [f"val-{number}" for number in range(5)]
+
+
+def answered(model: Path, path: Path, **wish: Any) -> Answers:
+    """Answer a file's records by a model's folder."""
+    answering = answer_file(str(model), path, Wish(scored=True, max_new_tokens=3, **wish))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(answering)
+    assert isinstance(end.value.value, Answers)
+    return end.value.value
 
 
 def scores_in_turn(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
@@ -304,16 +356,13 @@ def test_settings_that_make_no_sense_are_refused(data: Path, options: dict[str, 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_adapters_are_scored_as_they_train_and_score_the_same_from_their_folder(data: Path, kind: str) -> None:
-    from phi3v.trainer.answer import Answers, Wish, answer_file
-
     if kind == "qlora":
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: QLoRA's scores are not shown")
     settings = config(data, lora_rank=4, max_steps=6, **{f"use_{kind}": True})
     list(train(settings))
 
-    *_, found = answer_file(str(settings.output_dir), data / "colours_val.jsonl", Wish(scored=True, max_new_tokens=3))
+    found = answered(settings.output_dir, data / "colours_val.jsonl")
 
-    assert isinstance(found, Answers)
     saved = lines(settings.output_dir / "predictions_after.jsonl")
     assert [own.text for own in found.predictions] == [own["prediction"] for own in saved]
 

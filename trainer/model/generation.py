@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessorList
 from transformers.generation import GenerationMixin
-from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model
+from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM
 
-# transformers 5.24 renamed the cache; both names are taken, each version gets its own.
-CACHE = "cache" if "cache" in signature(Phi3Model.forward).parameters else "past_key_values"
+from phi3v.trainer.model.cache import CACHE, roomy_cache
+
 IMAGE_INPUTS = ("pixel_values", "crop_counts", "image_sizes")
 
 
@@ -74,6 +73,14 @@ class ImageGeneration(GenerationMixin):
             images = {name: images[name][order] for name in ("crop_counts", "image_sizes")}
             images["pixel_values"] = torch.cat([crops[number] for number in order])
         return expanded_ids, expanded | images
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> None:
+        """Give the cache that would be made by default room to grow."""
+        given = model_kwargs.get(CACHE)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        made: Any = model_kwargs.get(CACHE)
+        if given is None and type(made) is DynamicCache and not made.offloading:
+            model_kwargs[CACHE] = roomy_cache(self.config.num_hidden_layers)
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Return the processors of the scores, to which an image's negative ids are the unknown token."""

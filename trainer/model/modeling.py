@@ -20,8 +20,9 @@ from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model, P
 from transformers.utils.generic import can_return_tuple
 
 from phi3v.trainer.model.attention import PACKED_SDPA, packed_lengths
+from phi3v.trainer.model.cache import CACHE
 from phi3v.trainer.model.configuration import Phi3VConfig
-from phi3v.trainer.model.generation import CACHE, ImageGeneration
+from phi3v.trainer.model.generation import ImageGeneration
 from phi3v.trainer.model.rope import LongRotaryEmbedding
 from phi3v.trainer.model.vision import ImageEmbedding
 

@@ -22,7 +22,7 @@ def normalise(crops: Tensor) -> Tensor:
     """Return crops (N, 3, 336, 336) uint8, 0 to 255, as float32 with CLIP's mean and standard deviation taken out."""
     mean = torch.tensor(CLIP_MEAN, device=crops.device).view(3, 1, 1)
     std = torch.tensor(CLIP_STD, device=crops.device).view(3, 1, 1)
-    return crops.float().div(255).sub(mean).div(std)
+    return crops.float().div_(255).sub_(mean).div_(std)  # in place: each copy would be as large as all crops
 
 
 def whole_view(crops: Tensor, rows: int, columns: int) -> Tensor:

@@ -82,10 +82,11 @@ class ImageEmbedding(nn.Module):
     def _encode(self, images: list[Tensor], grids: list[tuple[int, int]]) -> list[Tensor]:
         """Return each image as a sequence (tokens, 4 C): its crops' map, the separator, its whole view's map."""
         counts = [len(own) for own in images]
-        crops = torch.split(normalise(torch.cat(images)), counts)
+        pixels = normalise(torch.cat(images))
         # An image of one crop is its own whole view: nothing to encode a second time.
-        wholes = [whole_view(own, *grid) for own, grid in zip(crops, grids, strict=True) if len(own) > 1]
-        pixels = torch.cat([*crops, torch.stack(wholes)]) if wholes else torch.cat(crops)
+        pairs = zip(torch.split(pixels, counts), grids, strict=True)
+        wholes = [whole_view(own, *grid) for own, grid in pairs if len(own) > 1]
+        pixels = torch.cat([pixels, torch.stack(wholes)]) if wholes else pixels
         features = merge_patches(self.img_processor(pixels.to(self.glb_GN.dtype)))
         maps = iter(features[sum(counts) :])
         sequences = []
@@ -103,7 +104,8 @@ class ImageEmbedding(nn.Module):
 
 def first_equal(images: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[int]:
     """Return for each image the number of the first one with the same crops: its own, if there is none before."""
-    sums = torch.stack([own.sum(dtype=torch.int64) for own in images]).tolist()
+    # Eight bytes at a time; a sum that runs over is as good.
+    sums = torch.stack([own.flatten().view(torch.int64).sum() for own in images]).tolist()
     seen: dict[tuple[tuple[int, int], int], list[int]] = {}
     firsts = []
     for number, key in enumerate(zip(grids, sums, strict=True)):

@@ -12,8 +12,8 @@ import torch
 from phi3v.schema import UserError
 from phi3v.trainer.collate import collate
 from phi3v.trainer.data import Records
-from phi3v.trainer.encode import Encoder
-from phi3v.trainer.evaluate import (
+from phi3v.trainer.encode import Encoder, Example
+from phi3v.trainer.generate import (
     Choice,
     Generation,
     Reader,
@@ -138,6 +138,61 @@ def test_a_loss_is_of_the_last_answer_alone(model: Any, processor: Phi3VProcesso
     assert loss == pytest.approx(model(**batch, num_items_in_batch=1).loss.item(), rel=1e-4)
 
 
+def test_a_loss_goes_on_from_the_prompt_and_is_that_of_the_whole_record(
+    model: Any, processor: Phi3VProcessor, data: tuple[Records, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, encoder = data
+    examples = [encoder(records[number]) for number in (0, 1, 2, 5)]
+    whole = answer_losses(model, processor, examples)
+    encoded = []
+    embed = model.model.vision_embed_tokens
+    forward = embed.forward
+    monkeypatch.setattr(embed, "forward", lambda *args: encoded.append(1) or forward(*args))
+
+    answers = generate(model, processor, examples, Generation(max_new_tokens=6, choice={}, with_loss=True))
+
+    assert [own.loss for own in answers] == pytest.approx(whole, rel=1e-4)
+    assert len(encoded) == 1, "the pictures are encoded once"
+
+
+@pytest.mark.parametrize("length", [4080, 4091, 4096, 4097])
+def test_a_loss_across_the_long_rope_factors_is_that_of_the_whole_record(
+    model: Any, processor: Phi3VProcessor, length: int
+) -> None:
+    """The answer's last tokens turn by the long factors, and so do the prompt's: its keys are computed anew."""
+    draw = torch.Generator().manual_seed(length)
+    ids = torch.randint(300, 700, (length,), generator=draw).tolist()
+    labels = [IGNORED] * (length - 9) + ids[-9:]
+    examples = [
+        Example(id="long", input_ids=ids, labels=labels, images=None, answers=()),
+        Example(id="short", input_ids=ids[-40:], labels=labels[-40:], images=None, answers=()),
+    ]
+
+    answers = generate(model, processor, examples, Generation(max_new_tokens=4, choice={}, with_loss=True))
+
+    for example, answer in zip(examples, answers, strict=True):
+        batch = collate([example], pad_id=0)
+        assert answer.loss == pytest.approx(model(**batch, num_items_in_batch=1).loss.item(), rel=1e-4)
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_told_and_run_through(
+    model: Any, processor: Phi3VProcessor, data: tuple[Records, Encoder], tmp_path: Path
+) -> None:
+    """Other processes may have pictures at that time: this one runs as many forwards."""
+    records = data[0]
+    numbers = [number for number in range(9) if number % 3]
+    questions = [own for own in survey(*data, 100_000) if own.number in numbers]
+    read = Reader(records, Encoder(processor, tmp_path / "nowhere"), "skip")
+
+    (found,) = predict(model, processor, read, [Ask(tuple(questions))], Generation(max_new_tokens=2, choice={}))
+
+    assert [own.number for own in found] == numbers
+    assert all(own.error and "cannot read this image" in own.error and not own.scored for own in found)
+    with pytest.raises(UserError, match="cannot read this image"):
+        read = Reader(records, Encoder(processor, tmp_path / "nowhere"))
+        list(predict(model, processor, read, [Ask(tuple(questions))], Generation(max_new_tokens=2, choice={})))
+
+
 def test_a_probability_is_of_the_first_token_among_those_of_the_answers(
     model: Any, processor: Phi3VProcessor, data: tuple[Records, Encoder]
 ) -> None:
@@ -185,11 +240,11 @@ def test_tokens_are_counted_with_the_end(model: Any, processor: Phi3VProcessor, 
             self.written += 1
             return scores
 
-    from phi3v.trainer import evaluate
+    from phi3v.trainer import generate as module
 
-    ends, kept = Ends(), evaluate._FirstScores.__call__
+    ends, kept = Ends(), module._FirstScores.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate._FirstScores, "__call__", lambda self, ids, scores: ends(ids, kept(self, ids, scores)))
-        answers = generate(model, processor, prompts, 3)
+        patch.setattr(module._FirstScores, "__call__", lambda self, ids, scores: ends(ids, kept(self, ids, scores)))
+        answers = generate(model, processor, prompts, Generation(max_new_tokens=3, choice={}))
 
     assert [own.tokens for own in answers] == [1, 2, 3, 3]  # the last was cut
