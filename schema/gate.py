@@ -29,6 +29,7 @@ Record = dict[str, Any]
 _PATH_DOUBTS = (r'//|"/|/"|""', r'/\./|/\.\./|"\./|"\.\./|/\."|/\.\."|"\."|"\.\."')
 _TEXT_DOUBT = rf"{CONTROL_TOKEN_PATTERN}|\\u00[2-7]"  # a control token, or a letter of one written as an escape
 _TAG_START = "<|image_"
+_FIRST_TAG = f"{_TAG_START}1|>"
 _TURNS, _USER = itemgetter("conversations"), itemgetter("user")
 _MOST_ANSWERS = 10_000  # (question, answer) pairs that are remembered as right
 
@@ -144,6 +145,8 @@ def _tags_fit(records: list[Record], turns: list[Record], answers: list[str]) ->
         return False
     if len(turns) > len(records):
         return not any(next(image_tags(record), None) for record in records)
+    if _one_tag_in_front(turns):
+        return True
     for turn in turns:
         question = turn["user"]
         if count := question.count(_TAG_START):
@@ -151,6 +154,20 @@ def _tags_fit(records: list[Record], turns: list[Record], answers: list[str]) ->
             if count != len(tags) or not all(map(question.__contains__, tags)):
                 return False
     return True
+
+
+def _one_tag_in_front(turns: list[Record]) -> bool:
+    """Return whether each turn has one image, and begins with its tag: as questions about pages, seen all at once."""
+    if not all(len(turn.get("images", ())) == 1 for turn in turns):
+        return False
+    joined = "\x01".join(map(_USER, turns))
+    between = len(turns) - 1
+    return (
+        joined.startswith(_FIRST_TAG)
+        and joined.count(f"\x01{_FIRST_TAG}") == between
+        and joined.count("\x01") == between
+        and joined.count(_TAG_START) == len(turns)
+    )
 
 
 @cache

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phi3v.schema.contract import _NO_PATH, schema_text
-from phi3v.schema.gate import Gate, collector_off
+from phi3v.schema.gate import Gate, _tags_fit, collector_off
 from phi3v.schema.lines import examine
+from phi3v.schema.rules import image_tags
 from phi3v.schema.tokens import CONTROL_TOKENS
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -158,6 +159,30 @@ def test_tags_of_several_records_are_counted_in_each() -> None:
     assert GATES[True].records([one, two, line("Q", 2)])
     assert GATES[True].records([one, first_of_two]) is None
     assert GATES[True].records([one, line("<|image_1|><|image_1|>", 2)]) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(["<|image_1|>", "<|image_2|>", "Q", "\x01", " "]), min_size=1, max_size=4).map(
+                "".join
+            ),
+            st.sampled_from([0, 1, 1, 1, 2]),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@example([("<|image_1|>Q\x01<|image_1|>", 1), ("Q", 1)])
+@example([("<|image_1|>", 1), ("<|image_1|>", 0)])
+def test_what_is_seen_of_many_questions_at_once_is_what_each_says(questions: list[tuple[str, int]]) -> None:
+    records = [
+        {"conversations": [{"images": ["a.jpg"] * images, "user": question, "assistant": "A"}]}
+        for question, images in questions
+    ]
+    turns = [turn for record in records for turn in record["conversations"]]
+
+    assert _tags_fit(records, turns, ["A"]) is not any(next(image_tags(record), None) for record in records)
 
 
 TURN_WITH_IMAGE = {"images": ["a.jpg"], "user": "Q", "assistant": "A"}
