@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from phi3v.schema import Conversation, UserError
-from phi3v.schema.tokens import crop_tokens, image_tokens
+from phi3v.schema.tokens import crop_tokens, image_pictures, image_tokens
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.processor import Phi3VProcessor
 from phi3v.trainer.prompt import Segment, segments
@@ -62,6 +62,10 @@ class Measured(NamedTuple):
             ValueError: an image is so thin that nothing is left of it at so few crops.
         """
         return self.texts + sum(image_tokens(*size, num_crops) for size in self.sizes)
+
+    def pictures(self, num_crops: int) -> int:
+        """Return what the vision tower sees of the record's images: crops and whole views."""
+        return sum(image_pictures(*size, num_crops) for size in self.sizes)
 
 
 class Encoder:

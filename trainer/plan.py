@@ -62,7 +62,7 @@ def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]
     _check_labels(fits, config)
     steps = Steps(
         fits.kept,
-        fits.tokens,
+        fits.sizes,
         batching,
         epochs=config.num_train_epochs,
         max_steps=config.max_steps,
