@@ -48,14 +48,22 @@ class Plan:
         return found | {"samples": self.fits.digest()}
 
 
-def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]:
+def plan(
+    config: TrainConfig, computer: Machine, *, count: int | None = None, processor: Phi3VProcessor | None = None
+) -> Generator[Event, None, Plan]:
     """Check and measure the data, and plan the steps.
+
+    Args:
+        config: the run.
+        computer: what it computes with.
+        count: processes, instead of those that take part.
+        processor: of the model, if it is loaded already.
 
     Raises:
         UserError: the data or the batch do not allow the run.
     """
-    batching = _batching(config)
-    data = open_data(config)
+    batching = _batching(config, count or processes())
+    data = open_data(config, processor)
     fits = Fits()
     for done in fits.measure(data.records, data.encoder, max_length=data.max_length, on_error=config.on_error):
         yield Measured(done, len(data.records))
@@ -71,7 +79,7 @@ def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]
     return Plan(machine=computer, data=data, fits=fits, steps=steps)
 
 
-def open_data(config: TrainConfig) -> Data:
+def open_data(config: TrainConfig, processor: Phi3VProcessor | None = None) -> Data:
     """Check a run's data, and load what encodes them.
 
     Raises:
@@ -79,7 +87,7 @@ def open_data(config: TrainConfig) -> Data:
     """
     files = find_files(config.data_dir, config.on_error)
     records = Records(files.train)
-    processor = load_processor(config.model_name_or_path)
+    processor = processor or load_processor(config.model_name_or_path)
     processor.image_processor.num_crops = config.num_crops or default_crops(records)
     return Data(
         records=records,
@@ -101,12 +109,12 @@ def default_crops(records: Records) -> int:
     return 4 if any(len(record.images) > 1 for record in first) else 16
 
 
-def _batching(config: TrainConfig) -> Batching:
+def _batching(config: TrainConfig, count: int) -> Batching:
     if config.max_tokens_per_gpu is None:
-        accumulation(config)  # refuses a batch that cannot be split evenly
+        accumulation(config, count)  # refuses a batch that cannot be split evenly
     return Batching(
         size=config.batch_size,
-        processes=processes(),
+        processes=count,
         at_once=config.batch_size_per_gpu,
         max_tokens=config.max_tokens_per_gpu,
     )
