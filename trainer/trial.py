@@ -9,7 +9,7 @@ Not covered: the workspace of a kernel, and what the allocator loses to fragment
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Held(NamedTuple):
     Attributes:
         logits: what the loss needs beside what waits for the way back, the head's gradient among it.
         activations: the rest.
-        copies: of weights in 16 bits, as autocast makes them and keeps them for a forward.
+        copies: what is more at the fullest moment, of weights copied to 16 bits, which autocast keeps for a forward.
     """
 
     activations: int
@@ -79,7 +79,7 @@ def try_out(model: Phi3VForCausalLM, forward: Forward, *, autocast: bool, checkp
         model.train()
         if checkpointing:
             getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": False})
-        counted.leave_out(model)
+        counted.leave_out([*model.parameters(), *model.buffers()])
     with fake, counted:
         with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
             hidden = _trunk(model, forward)
@@ -92,7 +92,7 @@ def try_out(model: Phi3VForCausalLM, forward: Forward, *, autocast: bool, checkp
             loss = hidden.sum() * 0.0 + model.summed_loss(states, targets)
         loss.backward()  # type: ignore[no-untyped-call]
     peak, logits = max(counted.peaks.values()), max(0, counted.peaks["head"] - kept)
-    return Held(peak - logits, logits, counted.copies)
+    return Held(peak - logits, logits, counted.both - peak)
 
 
 def _give_fake_weights(model: nn.Module) -> None:
@@ -146,22 +146,27 @@ def _attention(model: Phi3VForCausalLM, forward: Forward) -> dict[str, Any]:
 
 
 class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves these untyped
-    """Counts the bytes of every storage from the operation that makes it until nothing refers to it."""
+    """Counts the bytes of every storage from the operation that makes it until nothing refers to it.
+
+    Attributes:
+        now: bytes there are, copies of weights apart.
+        peaks: the most of them, by phase.
+        both: the most with the copies.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
-        self.copies = 0
+        self.both = 0
         self.peaks = {"trunk": 0, "head": 0}
         self._phase = "trunk"
         self._known: dict[int, weakref.ref[Any]] = {}
         self._weights: set[int] = set()
         self._copied = 0
 
-    def leave_out(self, model: nn.Module) -> None:
-        """Don't count a model's own tensors."""
-        for tensor in (*model.parameters(), *model.buffers()):
-            self._weights.add(_key(tensor))
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Don't count these; what they are copied to is counted apart."""
+        self._weights.update(map(_key, tensors))
 
     def enter(self, phase: str) -> None:
         """Count towards another phase from here on."""
@@ -186,10 +191,10 @@ class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size, copy=copy))
         if copy:
             self._copied += size
-            self.copies = max(self.copies, self._copied)
         else:
             self.now += size
             self.peaks[self._phase] = max(self.peaks[self._phase], self.now)
+        self.both = max(self.both, self.now + self._copied)
 
     def _forget(self, key: int, size: int, *, copy: bool) -> None:
         del self._known[key]
