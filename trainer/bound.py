@@ -21,10 +21,15 @@ class MostTokens:
     bos_token_id = pad_token_id = 1
     model_max_length = LONGEST
 
-    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, range]:  # noqa: ARG002  # a tokenizer's
-        """Return as many ids as there can be at most."""
-        texts = CONTROL_TOKEN.split(text)
-        return {"input_ids": range(len(texts) - 1 + sum(len(part.encode()) + 1 for part in texts if part))}
+    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[range]]:  # noqa: ARG002
+        """Return as many ids for each text as there can be at most."""
+        return {"input_ids": [range(most_tokens(text)) for text in texts]}
+
+
+def most_tokens(text: str) -> int:
+    """Return the most tokens that a text can have, control tokens among them."""
+    parts = CONTROL_TOKEN.split(text)
+    return len(parts) - 1 + sum(len(part.encode()) + 1 for part in parts if part)
 
 
 class BoundProcessor:

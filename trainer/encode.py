@@ -120,11 +120,14 @@ class Encoder:
             RecordError, UserError: as `__call__`.
         """
         parts = segments(record, answered=answered)
-        texts = [(len(self._ids(part)), part.supervised) for part in parts if part.text]
+        texts = [part for part in parts if part.text]
+        # One call for all: it costs as much as opening several pictures.
+        found = self._processor.tokenizer([part.text for part in texts], add_special_tokens=False)["input_ids"]
+        counts = [(len(ids), part.supervised) for ids, part in zip(found, texts, strict=True)]
         images = [number for number in (part.image for part in parts) if number]
         sizes = tuple(self._opened(record, number, self._size) for number in images)
-        labelled = sum(count for count, supervised in texts if supervised)
-        return Measured(1 + sum(count for count, _ in texts) + len(images), labelled, sizes)
+        labelled = sum(count for count, supervised in counts if supervised)
+        return Measured(1 + sum(count for count, _ in counts) + len(images), labelled, sizes)
 
     def _ids(self, part: Segment) -> list[int]:
         ids: list[int] = self._processor.tokenizer(part.text, add_special_tokens=False)["input_ids"]

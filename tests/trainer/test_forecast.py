@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phi3v.schema import Conversation, Turn, UserError
-from phi3v.trainer.bound import MostTokens, find_processor
+from phi3v.trainer.bound import find_processor, most_tokens
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.events import Measured
 from phi3v.trainer.forecast import BOUND, Forecast, Spread, forecast, lines
@@ -165,7 +165,7 @@ def test_no_text_has_more_tokens_than_its_bound(text: str, control: str) -> None
 
     ids = tokenizer(control + text, add_special_tokens=False)["input_ids"]
 
-    assert len(ids) <= len(MostTokens()(control + text, add_special_tokens=False)["input_ids"])
+    assert len(ids) <= most_tokens(control + text)
 
 
 def test_no_text_has_more_tokens_than_its_bound_with_the_released_tokenizer(shared: Path) -> None:
@@ -174,7 +174,7 @@ def test_no_text_has_more_tokens_than_its_bound_with_the_released_tokenizer(shar
 
     for text in [f"<|user|>\n{own}<|end|>\n<|assistant|>\n" for own in naughty]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert len(ids) <= len(MostTokens()(text, add_special_tokens=False)["input_ids"]), text
+        assert len(ids) <= most_tokens(text), text
 
 
 def test_a_spread_is_that_of_its_numbers() -> None:
