@@ -420,6 +420,7 @@ def train_command() -> click.Command:
       phi3v-train --data_dir data --output_dir run --use_lora --bf16
       phi3v-train --data_dir data --output_dir run --model_name_or_path tiny   # no GPU, no download
       phi3v-train --data_dir data --show 3                                     # what is learned from a sample
+      phi3v-train --data_dir data --dry_run --gpus 8 --gpu_memory 80           # steps and memory, before anything
       phi3v-train --config run/train_config.json --resume auto                 # go on where it was killed
       torchrun --nproc_per_node 8 -m phi3v.trainer --data_dir data --output_dir run
     """
@@ -516,8 +517,8 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
 
     config = TrainConfig(**_without_preset_precision(ctx, options), more=_more(ctx))
     require("train", *EVALUATING, "matplotlib", *(["peft"] if config.adapters else []))
-    if show:
-        _show(config, show)
+    if show or config.dry_run:
+        _show(config, show) if show else _dry_run(config)
         return
     from phi3v.trainer.events import Answered, Measured, Note, Scored, Stopped
     from phi3v.trainer.run import train
@@ -542,6 +543,25 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
                     raise click.exceptions.Exit(TERMINATED)
     if scores.keys() == {"before", "after"}:
         click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/report.html")
+
+
+def _dry_run(config: Any) -> None:
+    """Print what the run will be."""
+    from phi3v.trainer.events import Measured
+    from phi3v.trainer.forecast import forecast, lines
+
+    events = forecast(config)
+    with Progress("measuring") as progress:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as done:
+                known = done.value
+                break
+            if isinstance(event, Measured):
+                progress.show(event.done, event.total)
+    for line in lines(known):
+        click.echo(line)
 
 
 def _score_line(score: Any, when: str = "") -> str:

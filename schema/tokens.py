@@ -84,6 +84,12 @@ def image_tokens(width: int, height: int, num_crops: int) -> int:
     return crop_tokens(rows * CROP, columns * CROP)
 
 
+def image_pictures(width: int, height: int, num_crops: int) -> int:
+    """Return how many pictures of 336 x 336 the vision tower sees of an image: its crops, and the whole of several."""
+    rows, columns = crop_grid(width, height, num_crops)
+    return rows * columns + (rows * columns > 1)
+
+
 def crop_tokens(height: int, width: int) -> int:
     """Return the tokens of an image resized to whole crops, `height` x `width` pixels.
 

@@ -135,3 +135,23 @@ def test_the_table_of_converters_is_in_the_readme() -> None:
     listed = README[README.index("**Converters**") :].partition("\n\n")[0]
 
     assert [name for name in CONVERTERS if f"`{name}`" not in listed] == []
+
+
+def test_every_flag_that_the_page_on_scaling_names_exists() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text().partition("## Starting it")[0]
+    known = {option for param in train_command().params for option in param.opts}
+
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+", text)) <= known
+
+
+def test_the_page_on_scaling_has_a_row_for_every_strategy_and_every_balance() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+
+    for name in (
+        "all weights, 1 GPU",
+        "vision part frozen, 8 GPUs",
+        "LoRA, 2 GPUs, DDP",
+        "QLoRA, 1 GPU",
+        "8 processes, 64",
+    ):
+        assert f"| {name}" in text, name

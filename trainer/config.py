@@ -27,6 +27,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "eval_steps": (1, MANY),
     "learning_rate": (0, 1000),
     "logging_steps": (1, MANY),
+    "gpu_memory": (LEAST, MANY),
+    "gpus": (1, 65536),
     "lora_alpha_ratio": (LEAST, 1000),
     "lora_dropout": (0, 0.999),
     "lora_rank": (1, 65536),
@@ -163,6 +165,13 @@ class TrainConfig:
         str | None, "With --eval_steps, which score or 'loss' chooses the weights to keep; 'none' for the last ones."
     ] = None
     early_stopping_patience: Annotated[int | None, "Stop after so many evaluations without a better score."] = None
+    dry_run: Annotated[
+        bool, "Say what the run will be, its memory too, and stop: no GPU, no weights, of pictures the headers."
+    ] = False
+    gpus: Annotated[int | None, "With --dry_run, on how many GPUs. [default: as many as there are here, or 1]"] = None
+    gpu_memory: Annotated[
+        float | None, "With --dry_run, GiB of a GPU: does the run fit, and if not, which smallest change would?"
+    ] = None
     logging_steps: Annotated[int, "Optimizer steps between two lines of the log."] = 10
     save_steps: Annotated[int, "Optimizer steps between two checkpoints; 0 for none."] = 500
     save_total_limit: Annotated[int, "How many checkpoints to keep."] = 2
@@ -193,6 +202,8 @@ class TrainConfig:
         if self.max_tokens_per_gpu and self.batch_size_per_gpu > 1:
             fix = "leave one out: packing decides how many samples go into a forward"
             raise UserError("--max_tokens_per_gpu and --batch_size_per_gpu exclude each other", fix=fix)
+        if not self.dry_run and (self.gpus or self.gpu_memory):
+            raise UserError("--gpus and --gpu_memory are --dry_run's", fix="add --dry_run, or leave them out")
 
         self._check_scoring()
 

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from phi3v.schema import Conversation, UserError
-from phi3v.schema.tokens import crop_tokens, image_tokens
+from phi3v.schema.tokens import crop_tokens, image_pictures, image_tokens
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.processor import Phi3VProcessor
 from phi3v.trainer.prompt import Segment, segments
@@ -62,6 +62,10 @@ class Measured(NamedTuple):
             ValueError: an image is so thin that nothing is left of it at so few crops.
         """
         return self.texts + sum(image_tokens(*size, num_crops) for size in self.sizes)
+
+    def pictures(self, num_crops: int) -> int:
+        """Return what the vision tower sees of the record's images: crops and whole views."""
+        return sum(image_pictures(*size, num_crops) for size in self.sizes)
 
 
 class Encoder:
@@ -116,11 +120,14 @@ class Encoder:
             RecordError, UserError: as `__call__`.
         """
         parts = segments(record, answered=answered)
-        texts = [(len(self._ids(part)), part.supervised) for part in parts if part.text]
+        texts = [part for part in parts if part.text]
+        # One call for all: it costs as much as opening several pictures.
+        found = self._processor.tokenizer([part.text for part in texts], add_special_tokens=False)["input_ids"]
+        counts = [(len(ids), part.supervised) for ids, part in zip(found, texts, strict=True)]
         images = [number for number in (part.image for part in parts) if number]
         sizes = tuple(self._opened(record, number, self._size) for number in images)
-        labelled = sum(count for count, supervised in texts if supervised)
-        return Measured(1 + sum(count for count, _ in texts) + len(images), labelled, sizes)
+        labelled = sum(count for count, supervised in counts if supervised)
+        return Measured(1 + sum(count for count, _ in counts) + len(images), labelled, sizes)
 
     def _ids(self, part: Segment) -> list[int]:
         ids: list[int] = self._processor.tokenizer(part.text, add_special_tokens=False)["input_ids"]

@@ -16,15 +16,27 @@ from phi3v.schema import Conversation, UserError
 from phi3v.schema.tokens import IMAGE_TAG, tag_number
 from phi3v.trainer.data import Policy, Records
 from phi3v.trainer.encode import Encoder, Example
+from phi3v.trainer.packing import Sizes
 
 
 class Fit(NamedTuple):
-    """How a record goes into the model: its tokens, those it learns, the most crops of an image, the turns left out."""
+    """How a record goes into the model.
+
+    Attributes:
+        tokens: all of them.
+        labelled: those it learns.
+        num_crops: the most crops of an image.
+        dropped_turns: the oldest turns, left out.
+        texts: tokens that are not an image's.
+        pictures: what the vision tower sees, crops and whole views.
+    """
 
     tokens: int
     labelled: int
     num_crops: int
     dropped_turns: int = 0
+    texts: int = 0
+    pictures: int = 0
 
 
 class Skipped(NamedTuple):
@@ -46,7 +58,8 @@ def fit(record: Conversation, encoder: Encoder, max_length: int) -> Fit | Skippe
             with suppress(ValueError):  # so thin an image that nothing is left of it at so few crops
                 least = measured.tokens(num_crops)
                 if least <= max_length:
-                    return Fit(least, measured.labelled, num_crops, dropped)
+                    pictures = measured.pictures(num_crops)
+                    return Fit(least, measured.labelled, num_crops, dropped, measured.texts, pictures)
     return Skipped("too-long", f"{least} tokens with one turn and the fewest crops; the limit is {max_length}")
 
 
@@ -83,10 +96,10 @@ def without_oldest(record: Conversation, count: int) -> Conversation:
 
 @dataclass(slots=True)
 class Fits:
-    """How each of N records fits: 11 bytes a record in memory.
+    """How each of N records fits: 19 bytes a record in memory.
 
     Attributes:
-        tokens, labelled, num_crops, dropped_turns: as in `Fit`; all 0 for a record that is skipped.
+        tokens, labelled, num_crops, dropped_turns, texts, pictures: as in `Fit`; all 0 for a record that is skipped.
         skipped: why, by the record's number.
     """
 
@@ -94,22 +107,39 @@ class Fits:
     labelled: array[int] = field(default_factory=lambda: array("I"))
     num_crops: array[int] = field(default_factory=lambda: array("B"))
     dropped_turns: array[int] = field(default_factory=lambda: array("H"))
+    texts: array[int] = field(default_factory=lambda: array("I"))
+    pictures: array[int] = field(default_factory=lambda: array("I"))
     skipped: dict[int, Skipped] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, number: int) -> Fit:
-        return Fit(self.tokens[number], self.labelled[number], self.num_crops[number], self.dropped_turns[number])
+        return Fit(*(column[number] for column in self._columns))
+
+    @property
+    def _columns(self) -> tuple[array[int], ...]:
+        """One column a field of `Fit`."""
+        return self.tokens, self.labelled, self.num_crops, self.dropped_turns, self.texts, self.pictures
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the division of a step goes by."""
+        return Sizes(self.tokens, self.pictures)
 
     @property
     def kept(self) -> list[int]:
         """The numbers of the records that fit."""
         return [number for number in range(len(self)) if number not in self.skipped]
 
+    def append(self, how: Fit) -> None:
+        """Add the next record; of one that is skipped, a fit of zeros."""
+        for column, value in zip(self._columns, how, strict=True):
+            column.append(value)
+
     def digest(self) -> str:
         """Return the SHA-256 of all of it: it changes when a picture gets another size."""
-        columns = (self.tokens, self.labelled, self.num_crops, self.dropped_turns, array("Q", self.skipped))
+        columns = (*self._columns, array("Q", self.skipped))
         return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
     def measure(self, records: Records, encoder: Encoder, *, max_length: int, on_error: Policy) -> Iterator[int]:
@@ -123,10 +153,7 @@ class Fits:
             if isinstance(result, Skipped):
                 self.skipped[number] = result
                 result = Fit(0, 0, 0)
-            for column, value in zip(
-                (self.tokens, self.labelled, self.num_crops, self.dropped_turns), result, strict=True
-            ):
-                column.append(value)
+            self.append(result)
             yield number + 1
 
     def _fit(self, record: Conversation, encoder: Encoder, max_length: int, on_error: Policy) -> Fit | Skipped:

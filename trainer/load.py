@@ -20,6 +20,8 @@ from phi3v.trainer.model.tiny import TINY, tiny_model, tiny_processor
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "adapter_model.bin")
+NOT_QUANTISED = ("model.vision_embed_tokens", "lm_head")  # the full path, or the tower is quantised, too
+NO_FOLDER = "no such folder"
 WHERE = "name a model's folder, a hub id like owner/name, or 'tiny'"
 
 
@@ -75,7 +77,7 @@ def load_quantised(name: str, *, dtype: torch.dtype, attention: str = "sdpa") ->
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["model.vision_embed_tokens", "lm_head"],  # the full path, or the tower is quantised, too
+        llm_int8_skip_modules=list(NOT_QUANTISED),
     )
     options = {"dtype": dtype, "attn_implementation": attention, "quantization_config": settings}
     if name != TINY:
@@ -140,7 +142,7 @@ def check_weights(name: str) -> None:
     if name == TINY or _is_hub_id(name):
         return
     if not folder.is_dir():
-        raise UserError("no such folder", where=name, fix=WHERE)
+        raise UserError(NO_FOLDER, where=name, fix=WHERE)
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         fix = "name the folder that the run or the export has written, not one of a run that did not end"
         raise UserError("holds no weights (no *.safetensors, no *.bin)", where=name, fix=fix)
@@ -166,7 +168,7 @@ def _base_of(folder: Path) -> str:
 
 def _pretrained(kind: Any, name: str, **options: Any) -> Any:
     if not Path(name).is_dir() and not _is_hub_id(name):
-        raise UserError("no such folder", where=name, fix=WHERE)
+        raise UserError(NO_FOLDER, where=name, fix=WHERE)
     # Absolute, so that an adapter that is trained on it finds its base from anywhere.
     full = str(Path(name).resolve()) if Path(name).is_dir() else name
     return _reading(name, lambda: kind.from_pretrained(full, **options))

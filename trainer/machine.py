@@ -118,15 +118,16 @@ def _against_flash(kind: Precision) -> Iterator[tuple[str, str]]:
         yield "is not installed", f"pip install flash-attn --no-build-isolation, {without}"
 
 
-def accumulation(config: TrainConfig) -> int:
-    """Return how many forwards make one optimizer step.
+def accumulation(config: TrainConfig, count: int | None = None) -> int:
+    """Return how many forwards make one optimizer step, on so many processes instead of those that take part.
 
     Raises:
         UserError: the global batch cannot be split evenly; the message has the numbers.
     """
-    at_once = config.batch_size_per_gpu * processes()
+    count = count or processes()
+    at_once = config.batch_size_per_gpu * count
     if config.batch_size % at_once:
-        split = f"{config.batch_size_per_gpu} samples x {processes()} processes"
+        split = f"{config.batch_size_per_gpu} samples x {count} processes"
         raise UserError(
             f"--batch_size {config.batch_size} is not a multiple of {split}", fix=f"give a multiple of {at_once}"
         )

@@ -39,7 +39,18 @@ OUTPUTS = (
 # Settings that a resumed run may change: they change neither a weight nor a score.
 FREE = {
     *("data_dir", "output_dir", "overwrite", "resume", "model_name_or_path", "tqdm", "num_workers", "logging_steps"),
-    *("save_steps", "save_total_limit", "eval_batch_size", "eval_only", "preset", "report_to", "run_name"),
+    *(
+        "save_steps",
+        "save_total_limit",
+        "eval_batch_size",
+        "eval_only",
+        "dry_run",
+        "gpus",
+        "gpu_memory",
+        "preset",
+        "report_to",
+        "run_name",
+    ),
 }
 DATA = "data.json"
 PACKAGES = ("phi3v", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed", "flash-attn", "pillow")

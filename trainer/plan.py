@@ -55,21 +55,29 @@ class Plan:
         return found | {"samples": self.fits.digest()}
 
 
-def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]:
+def plan(
+    config: TrainConfig, computer: Machine, *, count: int | None = None, processor: Phi3VProcessor | None = None
+) -> Generator[Event, None, Plan]:
     """Check and measure the data, and plan the steps.
+
+    Args:
+        config: the run.
+        computer: what it computes with.
+        count: processes, instead of those that take part.
+        processor: of the model, if it is loaded already.
 
     Raises:
         UserError: the data or the batch do not allow the run.
     """
-    batching = _batching(config)
-    data = open_data(config)
+    batching = _batching(config, count or processes())
+    data = open_data(config, processor)
     fits = Fits()
     for done in fits.measure(data.records, data.encoder, max_length=data.max_length, on_error=config.on_error):
         yield Measured(done, len(data.records))
     _check_labels(fits, config)
     steps = Steps(
         fits.kept,
-        fits.tokens,
+        fits.sizes,
         batching,
         epochs=config.num_train_epochs,
         max_steps=config.max_steps,
@@ -78,7 +86,7 @@ def plan(config: TrainConfig, computer: Machine) -> Generator[Event, None, Plan]
     return Plan(machine=computer, data=data, fits=fits, steps=steps)
 
 
-def open_data(config: TrainConfig) -> Data:
+def open_data(config: TrainConfig, processor: Phi3VProcessor | None = None) -> Data:
     """Check a run's data, and load what encodes them.
 
     Raises:
@@ -86,7 +94,7 @@ def open_data(config: TrainConfig) -> Data:
     """
     files = find_files(config.data_dir, config.on_error)
     records = Records(files.train)
-    reading = reading_of(config, records)
+    reading = reading_of(config, records, processor)
     return Data(
         records=records,
         evaluation=Records(files.evaluation) if files.evaluation else None,
@@ -96,11 +104,15 @@ def open_data(config: TrainConfig) -> Data:
     )
 
 
-def reading_of(config: TrainConfig, records: Records) -> Reading:
-    """Return how a run reads records."""
-    limits = (config.max_length, config.max_tokens_per_gpu)
+def reading_of(config: TrainConfig, records: Records, processor: Phi3VProcessor | None = None) -> Reading:
+    """Return how a run reads records; `processor` instead of the model's."""
     return reading(
-        config.model_name_or_path, config.data_dir / "images", records, num_crops=config.num_crops, limits=limits
+        config.model_name_or_path,
+        config.data_dir / "images",
+        records,
+        num_crops=config.num_crops,
+        limits=(config.max_length, config.max_tokens_per_gpu),
+        processor=processor,
     )
 
 
@@ -111,6 +123,7 @@ def reading(
     *,
     num_crops: int | None = None,
     limits: Sequence[int | None] = (),
+    processor: Phi3VProcessor | None = None,
 ) -> Reading:
     """Return how a model reads records.
 
@@ -121,11 +134,12 @@ def reading(
         num_crops: most crops of an image; by default those that a run of ours has trained the model with, else the
             recipe's.
         limits: most tokens of a sample, as far as given; by default those of the run.
+        processor: instead of the model's.
 
     Raises:
         UserError: there is no such model.
     """
-    processor, run = load_processor(name), settings_of(name)
+    processor, run = processor or load_processor(name), settings_of(name)
     if num_crops or not run:
         processor.image_processor.num_crops = num_crops or default_crops(records)
     if not any(limits):
@@ -144,12 +158,12 @@ def default_crops(records: Sequence[Conversation] | Records) -> int:
     return 4 if any(len(record.images) > 1 for record in first) else 16
 
 
-def _batching(config: TrainConfig) -> Batching:
+def _batching(config: TrainConfig, count: int) -> Batching:
     if config.max_tokens_per_gpu is None:
-        accumulation(config)  # refuses a batch that cannot be split evenly
+        accumulation(config, count)  # refuses a batch that cannot be split evenly
     return Batching(
         size=config.batch_size,
-        processes=processes(),
+        processes=count,
         at_once=config.batch_size_per_gpu,
         max_tokens=config.max_tokens_per_gpu,
     )

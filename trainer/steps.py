@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from phi3v.trainer.packing import Pack, deal, filled, pack
+from phi3v.trainer.packing import Pack, Sizes, divide
 
 
 class Step(NamedTuple):
@@ -49,7 +49,7 @@ class Steps(Sampler[list[Step]]):
 
     Args:
         samples: numbers of the records that are trained on.
-        tokens: by a record's number, its length.
+        sizes: of all records.
         batching: how they are divided.
         epochs: passes over the samples; part of one, too.
         max_steps: ends the run earlier or later than `epochs`, if positive.
@@ -63,7 +63,7 @@ class Steps(Sampler[list[Step]]):
     def __init__(
         self,
         samples: Sequence[int],
-        tokens: Sequence[int],
+        sizes: Sizes,
         batching: Batching,
         *,
         epochs: float = 1,
@@ -71,7 +71,7 @@ class Steps(Sampler[list[Step]]):
         seed: int = 0,
     ) -> None:
         self._samples = samples
-        self._tokens = tokens
+        self._sizes = sizes
         self._batching = batching
         self._order = lru_cache(maxsize=1)(lambda epoch: _shuffled(len(samples), seed, epoch))
         self.per_epoch = math.ceil(len(samples) / batching.size)
@@ -93,13 +93,9 @@ class Steps(Sampler[list[Step]]):
 
     def of(self, number: int) -> list[Step]:
         """Return what each process does in a step."""
-        samples, (_, processes, at_once, max_tokens) = self.samples(number), astuple(self._batching)
-        if max_tokens is None:
-            packs = [tuple(samples[start : start + at_once]) for start in range(0, len(samples), at_once)]
-            dealt = [packs[rank::processes] for rank in range(processes)]
-            return [Step(number, filled(own, len(dealt[0]))) for own in dealt]
-        lengths = {sample: self._tokens[sample] for sample in samples}
-        return [Step(number, own) for own in deal(pack(lengths, max_tokens), lengths, processes)]
+        own = self._batching
+        dealt = divide(self.samples(number), self._sizes, own.processes, at_once=own.at_once, limit=own.max_tokens)
+        return [Step(number, packs) for packs in dealt]
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 from phi3v.schema import Conversation, Turn, UserError
 from phi3v.trainer.data import Records
 from phi3v.trainer.encode import Encoder
-from phi3v.trainer.fit import Fit, Fits, Skipped, fit, without_oldest
+from phi3v.trainer.fit import Fit, Fits, Skipped, encode, fit, without_oldest
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.tiny import tiny_processor
 
@@ -141,3 +141,17 @@ def test_a_picture_that_cannot_be_read_stops_or_is_skipped(
     assert fits.skipped[1].code == "image"
     assert "bad.png: cannot read" in fits.skipped[1].reason
     assert fits[0] == fits[2] == fit(good, encoder, 9999)
+
+
+def test_a_fit_tells_texts_and_pictures_apart(encoder: Encoder, picture: Callable[..., str]) -> None:
+    """As many pictures as the image processor makes crops, and the whole view of each image that has several."""
+    own = record(Turn(user="Q", assistant="A", images=(picture("a.png"), picture("b.png"))))
+
+    how = fit(own, encoder, 9999)
+
+    assert isinstance(how, Fit)
+    example = encode(own, encoder, how)
+    assert how.texts == sum(token >= 0 for token in example.input_ids)
+    assert example.images is not None
+    counts = example.images["crop_counts"].tolist()
+    assert how.pictures == sum(count + (count > 1) for count in counts)

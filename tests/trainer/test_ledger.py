@@ -9,7 +9,7 @@ import pytest
 
 from phi3v.trainer import ledger
 from phi3v.trainer.data import Records
-from phi3v.trainer.fit import Fits, Skipped
+from phi3v.trainer.fit import Fit, Fits, Skipped
 from phi3v.trainer.step_data import Failure
 from phi3v.trainer.steps import Batching, Steps
 
@@ -23,9 +23,7 @@ def records(grey_levels: Callable[[int], Path]) -> Records:
 def fits() -> Fits:
     made = Fits()
     for number in range(10):
-        row = (0, 0, 0, 0) if number == 4 else (100 + number, 5, 4 - number % 2, number == 7)
-        for column, value in zip((made.tokens, made.labelled, made.num_crops, made.dropped_turns), row, strict=True):
-            column.append(value)
+        made.append(Fit(0, 0, 0) if number == 4 else Fit(100 + number, 5, 4 - number % 2, number == 7))
     made.skipped[4] = Skipped("too-long", "900 tokens")
     return made
 
@@ -33,7 +31,7 @@ def fits() -> Fits:
 @pytest.mark.parametrize("done", [0, 1, 3, 4, 7])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_counts_are_those_of_the_steps(records: Records, fits: Fits, done: int, processes: int) -> None:
-    steps = Steps(fits.kept, fits.tokens, Batching(size=4, processes=processes), epochs=3, seed=5)
+    steps = Steps(fits.kept, fits.sizes, Batching(size=4, processes=processes), epochs=3, seed=5)
     failed = Failure(0, steps.samples(0)[0], "gone")
     later = Failure(done, steps.samples(done)[0], "not yet")
 

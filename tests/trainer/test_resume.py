@@ -129,9 +129,10 @@ def test_skipped_samples_are_not_read_on_resume(data: Path, tmp_path: Path, dama
     before = history(tmp_path / "run")
     (tmp_path / "run/trainer_state.json").unlink()
     # Of the last step's samples, all that the run has left to read.
+    from phi3v.trainer.packing import Sizes
     from phi3v.trainer.steps import Batching, Steps
 
-    left = Steps(range(14), [1] * 14, Batching(size=4), max_steps=STEPS, seed=42).samples(STEPS - 1)
+    left = Steps(range(14), Sizes([1] * 14, [0] * 14), Batching(size=4), max_steps=STEPS, seed=42).samples(STEPS - 1)
     for number in set(range(14)) - set(left):
         damage(data / f"images/{number}.png")
     resumed = command(data, tmp_path / "run", "--resume", str(tmp_path / f"run/checkpoint-{STEPS - 1}"))

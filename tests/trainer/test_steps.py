@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi3v.trainer.steps import Batching, Steps, deal, pack
+from phi3v.trainer.packing import Sizes
+from phi3v.trainer.steps import Batching, Steps
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
 def steps(lengths: list[int], *, size: int = 8, epochs: float = 1, max_steps: int = -1, **batching: Any) -> Steps:
     samples = [100 + number for number in range(len(lengths))]
-    tokens = [0] * 100 + lengths
-    return Steps(samples, tokens, Batching(size=size, **batching), epochs=epochs, max_steps=max_steps, seed=3)
+    sizes = Sizes([0] * 100 + lengths, [0] * 100 + [length % 3 for length in lengths])
+    return Steps(samples, sizes, Batching(size=size, **batching), epochs=epochs, max_steps=max_steps, seed=3)
 
 
 def held(run: Steps, number: int) -> Counter[int]:
@@ -72,30 +73,3 @@ def test_the_batches_of_a_step_come_in_the_order_of_the_processes() -> None:
 
     assert len(batches) == len(run) == 6
     assert [step for batch in batches[2:4] for step in batch] == run.of(1)
-
-
-@given(LENGTHS)
-def test_packs_are_few(lengths: list[int]) -> None:
-    limit = 100
-    own = dict(enumerate(lengths))
-
-    packs = pack(own, limit)
-
-    assert sorted(sample for one in packs for sample in one) == sorted(own)
-    fewest = -(-sum(lengths) // limit)  # no packing needs fewer
-    assert len(packs) <= 11 / 9 * max(fewest, 1) + 6 / 9 + sum(length > limit / 2 for length in lengths)
-    fullness = sorted(sum(own[sample] for sample in one) for one in packs)
-    assert len(packs) < 2 or fullness[0] + fullness[1] > limit  # no two of them would have gone into one
-
-
-@given(LENGTHS, st.integers(1, 5))
-def test_processes_get_about_as_much(lengths: list[int], processes: int) -> None:
-    own = dict(enumerate(lengths))
-    packs = [(sample,) for sample in own]
-
-    dealt = deal(packs, own, processes)
-
-    loads = [sum(own[sample] for one in packs for sample in one) for packs in dealt]
-    assert sum(loads) == sum(lengths)
-    if len(lengths) % processes == 0:
-        assert max(loads) - min(loads) <= max(lengths)

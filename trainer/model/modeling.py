@@ -222,15 +222,20 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
         targets = labels[:, 1:].to(hidden.device)
         labelled = targets != IGNORED
         states, targets = hidden[:, :-1][labelled], targets[labelled]
-        total = hidden.sum() * 0.0  # a batch without labels trains nothing, but has its graph
-        chunks = zip(torch.split(states, LOSS_CHUNK), torch.split(targets, LOSS_CHUNK), strict=True)
-        for own, target in chunks:
+        # A batch without labels trains nothing, but has its graph.
+        total = hidden.sum() * 0.0 + self.summed_loss(states, targets)
+        return total / (num_items if num_items is not None else max(1, len(targets)))
+
+    def summed_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed cross entropy of labelled positions, (N, hidden) and (N,), whose logits never all exist."""
+        total = states.new_zeros((), dtype=torch.float32)
+        for own, target in zip(torch.split(states, LOSS_CHUNK), torch.split(targets, LOSS_CHUNK), strict=True):
             if torch.is_grad_enabled():
                 # The logits are the largest tensor of a step: thrown away, and computed again on the way back.
                 total = total + checkpoint(self._chunk_loss, own, target, use_reentrant=False)
             else:
                 total = total + self._chunk_loss(own, target)
-        return total / (num_items if num_items is not None else max(1, len(targets)))
+        return total
 
     def _chunk_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(self.lm_head(states).float(), targets, reduction="sum")
