@@ -422,7 +422,8 @@ def train_command() -> click.Command:
       phi3v-train --data_dir data --show 3                                     # what is learned from a sample
       phi3v-train --data_dir data --dry_run --gpus 8 --gpu_memory 80           # steps and memory, before anything
       phi3v-train --config run/train_config.json --resume auto                 # go on where it was killed
-      torchrun --nproc_per_node 8 -m phi3v.trainer --data_dir data --output_dir run
+      phi3v-train --data_dir data --output_dir run --nproc 8                   # one process a GPU; auto without it
+      torchrun --nnodes 2 --nproc_per_node 8 ... -m phi3v.trainer --data_dir data --output_dir run
     """
     params: list[click.Parameter] = [
         click.Option(
@@ -520,6 +521,7 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
     if show or config.dry_run:
         _show(config, show) if show else _dry_run(config)
         return
+    _start_processes(config.nproc)
     from phi3v.trainer.events import Answered, Measured, Note, Scored, Stopped
     from phi3v.trainer.run import train
 
@@ -543,6 +545,14 @@ def _train(ctx: click.Context, show: int | None, **options: Any) -> None:
                     raise click.exceptions.Exit(TERMINATED)
     if scores.keys() == {"before", "after"}:
         click.echo(f"{scores['before']:.4f} -> {scores['after']:.4f}, details in {config.output_dir}/report.html")
+
+
+def _start_processes(nproc: str) -> None:
+    """Have several processes do what this one was asked for, and exit as they do; nothing where one is enough."""
+    from phi3v.trainer import launch
+
+    if (count := launch.count(nproc)) > 1:
+        raise click.exceptions.Exit(launch.launch(count, sys.argv[1:]))
 
 
 def _dry_run(config: Any) -> None:

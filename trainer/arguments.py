@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
+from phi3v.trainer.strategy import FSDP2, Strategy
 
 # transformers 5.23 renamed gradient checkpointing.
 CHECKPOINTING = (
@@ -27,11 +28,13 @@ INSTEAD = {
     CHECKPOINTING: "--gradient_checkpointing",
     "auto_find_batch_size": "--max_tokens_per_gpu: it bounds a forward by its tokens",
     "data_seed": "--seed",
+    "deepspeed": "--deepspeed",
     "dataloader_drop_last": "leave it out: no sample is dropped",
     "dataloader_num_workers": "--num_workers",
     "disable_tqdm": "--no_tqdm",
     "eval_strategy": "--eval_steps",
     "enable_jit_checkpoint": "leave it out: SIGTERM saves and stops in any case",
+    "fsdp": "--fsdp",
     "gradient_accumulation_steps": "--batch_size and --batch_size_per_gpu: it follows from them",
     "gradient_checkpointing": "--gradient_checkpointing",
     "ignore_data_skip": "leave it out: a resumed run reads no sample again",
@@ -50,7 +53,9 @@ INSTEAD = {
 SAVE_STRATEGIES = ("no", "steps", "epoch")
 
 
-def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind: str) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, *, total: int, per_epoch: int, kind: str, strategy: Strategy
+) -> TrainingArguments:
     """Return the recipe's settings for the Hugging Face Trainer, and the user's over them.
 
     Args:
@@ -58,6 +63,7 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
         total: optimizer steps.
         per_epoch: optimizer steps of an epoch.
         kind: the precision.
+        strategy: how the run is divided.
 
     Raises:
         UserError: a field that does not exist, a value that is none of its, or a field that a flag of ours decides.
@@ -88,6 +94,8 @@ def training_arguments(config: TrainConfig, *, total: int, per_epoch: int, kind:
         "dataloader_num_workers": config.num_workers,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
+        "deepspeed": strategy.settings,
+        "fsdp": strategy.name == FSDP2,
         "ddp_timeout": 86_400,  # a process may wait for the longest answers of another
         "disable_tqdm": not config.tqdm,
         "seed": config.seed,

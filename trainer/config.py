@@ -146,6 +146,14 @@ class TrainConfig:
     gradient_checkpointing: Annotated[
         bool, "Compute activations again instead of keeping them: less memory, slower."
     ] = True
+    nproc: Annotated[str, "Processes on this machine, one a GPU; auto is as many as it has GPUs."] = "auto"
+    deepspeed: Annotated[
+        str | None,
+        "zero2, zero3, a file of DeepSpeed's settings, or none."
+        " [default: zero2 where all weights train on several GPUs, else none: DDP]",
+    ] = None
+    offload_optimizer: Annotated[bool, "With DeepSpeed, keep the optimizer in the CPU's memory."] = False
+    fsdp: Annotated[bool, "Divide weights, gradients and optimizer over the GPUs by PyTorch's FSDP2."] = False
     num_workers: Annotated[int, "Processes that read images while the model computes."] = 2
     eval_batch_size: Annotated[
         int | None, "Samples answered at a time in evaluation. [default: as many as have 20,480 tokens together]"
@@ -205,7 +213,22 @@ class TrainConfig:
         if not self.dry_run and (self.gpus or self.gpu_memory):
             raise UserError("--gpus and --gpu_memory are --dry_run's", fix="add --dry_run, or leave them out")
 
+        self._check_division()
         self._check_scoring()
+
+    def _check_division(self) -> None:
+        if self.nproc != "auto" and not (self.nproc.isdecimal() and int(self.nproc)):
+            raise UserError(f"--nproc {self.nproc} is no number of processes", fix="give auto, or 1 or more")
+        engines = [f"--deepspeed {self.deepspeed}"] if self.deepspeed not in {None, "none"} else []
+        engines += ["--fsdp"] if self.fsdp else []
+        if len(engines) > 1:
+            raise UserError(f"{engines[0]} and {engines[1]} exclude each other", fix="choose one")
+        if self.use_qlora and engines:
+            fix = "leave it out: adapters on 4 bits take DDP, a whole model on each GPU"
+            raise UserError(f"{engines[0]} does not divide weights of 4 bits", fix=fix)
+        if self.offload_optimizer and (self.adapters or self.fsdp or self.deepspeed == "none"):
+            fix = "add --deepspeed zero2, or leave it out"
+            raise UserError("--offload_optimizer is DeepSpeed's", fix=fix)
 
     def _check_scoring(self) -> None:
         metric_names(self.metric)

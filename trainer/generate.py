@@ -28,6 +28,7 @@ from phi3v.trainer.model.cache import CACHE, roomy_cache
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.questions import Ask, Question
 from phi3v.trainer.scoring import Prediction
+from phi3v.trainer.strategy import is_divided
 
 READERS = 4  # threads: Pillow lets others run while it decodes and resizes
 
@@ -218,6 +219,7 @@ def generate(
         eos_token_id=processor.end_ids,
         pad_token_id=pad_id,
         logits_processor=LogitsProcessorList([first]),
+        synced_gpus=is_divided(model),  # a process whose answers end waits in step with the others
         **options,
     )
     answers = written[:, prompt["input_ids"].shape[1] :]  # the prompt holds negative ids, which cannot be decoded

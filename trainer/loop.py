@@ -21,6 +21,7 @@ from phi3v.schema import UserError
 from phi3v.trainer.checkpoints import keep_newest, mark
 from phi3v.trainer.step_data import Failure, StepBatch, StepData
 from phi3v.trainer.steps import Steps
+from phi3v.trainer.strategy import DDP, FSDP2, SINGLE, Strategy, engaged, turn_on_fsdp
 
 COUNTED = ("labelled", "samples", "tokens", "places", "stop")
 
@@ -32,6 +33,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         data: what a step reads.
         steps: the steps of all processes.
         rate: from a parameter's name to its own learning rate, or None for the run's.
+        strategy: how the run is divided over the processes.
         keep: checkpoints kept; None keeps all.
         options: the Trainer's own.
 
@@ -47,9 +49,11 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         data: StepData,
         steps: Steps,
         rate: Callable[[str], float | None],
+        strategy: Strategy,
         keep: int | None = None,
         **options: Any,
     ) -> None:
+        self.strategy = strategy
         super().__init__(**options)
         self.stop: Callable[[], bool] = lambda: False
         self.failures: list[Failure] = []
@@ -63,6 +67,12 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._waited = 0.0
         self._since = time.perf_counter()
         self.add_callback(_AfterStep(self, steps.per_epoch))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, with FSDP2 really on where it was asked for."""
+        super().create_accelerator_and_postprocess()
+        if self.strategy.name == FSDP2:
+            turn_on_fsdp(self)
 
     def get_train_dataloader(self) -> DataLoader[StepBatch]:
         """Return the loader of this process's steps."""
@@ -178,6 +188,12 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]  # transformers has no 
     def __init__(self, trainer: StepTrainer, per_epoch: int) -> None:
         self._trainer = trainer
         self._per_epoch = per_epoch
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Check that the run is divided as it was said to be: an engine that is left out is no error to the others."""
+        found, planned = engaged(self._trainer.model_wrapped), self._trainer.strategy.name
+        if found != planned and (planned, found) != (SINGLE, DDP):  # torchrun with one process: DDP of one
+            raise RuntimeError(f"the run was to be divided by {planned}, but the model is under {found}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Set the epoch, and the wish to save and stop."""

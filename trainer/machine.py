@@ -66,7 +66,7 @@ def machine(config: TrainConfig) -> Machine:
     """
     if torch.cuda.device_count() > 1 and processes() == 1:
         # The Trainer would wrap the model in nn.DataParallel without a word.
-        fix = "torchrun --nproc_per_node N -m phi3v.trainer ..., or choose one by CUDA_VISIBLE_DEVICES=0"
+        fix = "leave --nproc out for one process a GPU, or choose one GPU by CUDA_VISIBLE_DEVICES=0"
         raise UserError(f"one process sees {torch.cuda.device_count()} GPUs", fix=fix)
     if config.use_qlora:
         require("qlora", "bitsandbytes")

@@ -47,6 +47,7 @@ FREE = {
         "dry_run",
         "gpus",
         "gpu_memory",
+        "nproc",
         "preset",
         "report_to",
         "run_name",

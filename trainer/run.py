@@ -28,6 +28,7 @@ from phi3v.trainer.report import write_report
 from phi3v.trainer.scored_loop import ScoredTrainer, evaluating
 from phi3v.trainer.scorer import Scorer, score_only
 from phi3v.trainer.step_data import Failure, StepData
+from phi3v.trainer.strategy import Strategy, check_checkpoint, choose, explained
 
 
 def train(config: TrainConfig) -> Iterator[Event]:
@@ -45,15 +46,18 @@ def train(config: TrainConfig) -> Iterator[Event]:
         return
     checkpoint = starting_point(config)
     set_seed(config.seed)  # before the adapters are drawn
+    strategy = choose(config, count=processes(), on_gpu=torch.cuda.is_available())
+    if checkpoint:
+        check_checkpoint(checkpoint, strategy, processes())
     run = yield from plan(config, computer)
     digests = run.digests()
     if config.resume:
         require_same_data(config.output_dir, digests)
     scorer = Scorer(config, run.data.evaluation, run.data, computer) if run.data.evaluation else None
-    trainer = _trainer(config, run, scorer)
+    trainer = _trainer(config, run, scorer, strategy)
     if first:
         make_folder(config, digests)
-        yield from _describe(config, trainer.model, run)
+        yield from _describe(config, trainer.model, run, strategy)
         if checkpoint:
             trainer.failures = [Failure(*own) for own in (whole(checkpoint) or {})["failures"]]
             yield Note(f"goes on from {checkpoint}")
@@ -65,6 +69,8 @@ def train(config: TrainConfig) -> Iterator[Event]:
             trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise said_in_worker(error) from error
+        except RuntimeError as error:
+            raise explained(error) or error from error
     if not trainer.stopped:
         yield from _finish(config, trainer, run, scorer, trained.metrics)
         return
@@ -117,7 +123,7 @@ def _spoken(events: Iterator[Event]) -> Iterator[Event]:
             yield event
 
 
-def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None) -> ScoredTrainer:
+def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None, strategy: Strategy) -> ScoredTrainer:
     computer, pad_id = run.machine, run.data.processor.tokenizer.pad_token_id
     packed = config.max_tokens_per_gpu is not None
     attention = PACKED_SDPA if packed and computer.attention == "sdpa" else computer.attention
@@ -128,7 +134,9 @@ def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None) -> ScoredTra
     data = StepData(
         run.data.records, run.data.encoder, run.fits, packed=packed, on_error=config.on_error, pad_id=pad_id
     )
-    arguments = training_arguments(config, total=run.steps.total, per_epoch=run.steps.per_epoch, kind=computer.kind)
+    arguments = training_arguments(
+        config, total=run.steps.total, per_epoch=run.steps.per_epoch, kind=computer.kind, strategy=strategy
+    )
     if scorer:
         arguments = evaluating(arguments, config, scorer)
     return ScoredTrainer(
@@ -137,18 +145,20 @@ def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None) -> ScoredTra
         data=data,
         steps=run.steps,
         rate=partial(learning_rate, config=config),
+        strategy=strategy,
         keep=config.save_total_limit,
         model=model,
         args=arguments,
     )
 
 
-def _describe(config: TrainConfig, model: nn.Module, run: Plan) -> Iterator[Note]:
+def _describe(config: TrainConfig, model: nn.Module, run: Plan, strategy: Strategy) -> Iterator[Note]:
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     total = sum(weight.numel() for weight in model.parameters())
-    strategy = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
+    what = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
     frozen = ", vision part frozen" if config.freeze_vision_model else ""
-    yield Note(f"{strategy}{frozen}: {trainable:,} of {total:,} parameters train")
+    yield Note(f"{what}{frozen}: {trainable:,} of {total:,} parameters train")
+    yield Note(f"{processes()} processes by {strategy.title} ({strategy.reason})")
     device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
     crops = run.data.encoder.num_crops
     yield Note(f"{run.machine.kind} on {device}, num_crops {crops}")
