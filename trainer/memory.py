@@ -20,12 +20,12 @@ from phi3v.trainer.config import Precision, TrainConfig
 from phi3v.trainer.machine import TYPES
 from phi3v.trainer.model import Phi3VConfig, Phi3VForCausalLM
 from phi3v.trainer.shape import weightless, weights
+from phi3v.trainer.strategy import DDP, FSDP2, SHIPPED, SINGLE, choose, title
 from phi3v.trainer.trial import Forward, Held, try_out
 
 GIB = 2**30
 RESERVE = 0.1  # of a GPU
-SINGLE, DDP, ZERO2, ZERO3, FSDP2 = "single", "ddp", "zero2", "zero3", "fsdp2"
-TITLES = {SINGLE: "one process", DDP: "DDP", ZERO2: "ZeRO-2", ZERO3: "ZeRO-3", FSDP2: "FSDP2"}
+ZERO2, ZERO3 = SHIPPED
 # Elements. The recipe's reduce_bucket_size, of which ZeRO-2 has two while it overlaps; stage3_max_live_parameters.
 ZERO2_BUCKETS = 2 * 500_000_000
 ZERO3_LIVE = 1_000_000_000
@@ -51,14 +51,19 @@ class Layout(NamedTuple):
 
     def __str__(self) -> str:
         """Return its name as people write it."""
-        return TITLES[self.name] + (", optimizer in the CPU's memory" if self.offload else "")
+        return title(self.name) + (", optimizer in the CPU's memory" if self.offload else "")
 
 
 def usual(config: TrainConfig, gpus: int) -> Layout:
-    """Return how a run is divided if nothing else is asked for: adapters are small, all weights are not."""
-    if gpus == 1:
-        return Layout(SINGLE, 1)
-    return Layout(DDP if config.adapters else ZERO2, gpus)
+    """Return how a run is divided over GPUs, as asked or by default; ZeRO-1 is taken for DDP, which needs more.
+
+    Raises:
+        UserError: what is asked for cannot be had.
+    """
+    strategy = choose(config, count=gpus, on_gpu=True)
+    division = (strategy.settings or {}).get("zero_optimization", {})
+    name = DDP if strategy.name == "zero1" else strategy.name
+    return Layout(name, gpus, offload="offload_optimizer" in division)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +258,8 @@ def changes(scenario: Scenario) -> Iterator[tuple[Flags, Scenario]]:
         if all(getattr(scenario.config, name) for name in fields):
             continue
         config = replace(scenario.config, **fields)  # type: ignore[arg-type]
-        layout = usual(config, scenario.layout.gpus) if config.adapters else scenario.layout
+        gpus = scenario.layout.gpus
+        layout = Layout(DDP if gpus > 1 else SINGLE, gpus) if config.adapters else scenario.layout
         own = replace(scenario, config=config, layout=layout)
         yield flags, own
         yield from ((flags | more, less) for more, less in _together(own))

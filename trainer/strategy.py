@@ -43,7 +43,12 @@ class Strategy(NamedTuple):
     @property
     def title(self) -> str:
         """The name as people write it."""
-        return TITLES.get(self.name) or f"DeepSpeed ZeRO-{self.name[-1]}"
+        return title(self.name)
+
+
+def title(name: str) -> str:
+    """Return the name of a strategy as people write it."""
+    return TITLES.get(name) or f"ZeRO-{name[-1]}"
 
 
 def choose(config: TrainConfig, *, count: int, on_gpu: bool) -> Strategy:
