@@ -158,7 +158,8 @@ def _describe(config: TrainConfig, model: nn.Module, run: Plan, strategy: Strate
     what = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
     frozen = ", vision part frozen" if config.freeze_vision_model else ""
     yield Note(f"{what}{frozen}: {trainable:,} of {total:,} parameters train")
-    yield Note(f"{processes()} processes by {strategy.title} ({strategy.reason})")
+    several = f"{processes()} processes by " if processes() > 1 else ""
+    yield Note(f"{several}{strategy.title} ({strategy.reason})")
     device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
     crops = run.data.encoder.num_crops
     yield Note(f"{run.machine.kind} on {device}, num_crops {crops}")

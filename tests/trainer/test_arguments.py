@@ -11,11 +11,12 @@ from transformers import TrainingArguments
 from phi3v.schema import UserError
 from phi3v.trainer.arguments import CHECKPOINTING, INSTEAD, training_arguments
 from phi3v.trainer.config import TrainConfig
+from phi3v.trainer.strategy import Strategy
 
 
 def arguments(folder: Path, *, total: int = 19, kind: str = "fp32", **options: Any) -> Any:
     config = TrainConfig(data_dir=folder, output_dir=folder / "run", **options)
-    return training_arguments(config, total=total, per_epoch=7, kind=kind)
+    return training_arguments(config, total=total, per_epoch=7, kind=kind, strategy=Strategy("single", "one process"))
 
 
 @pytest.mark.parametrize(

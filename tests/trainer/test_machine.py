@@ -104,7 +104,7 @@ def test_several_gpus_in_one_process_are_refused(gpu: Any, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
-    with pytest.raises(UserError, match="one process sees 2 GPUs\n  fix: torchrun"):
+    with pytest.raises(UserError, match="one process sees 2 GPUs\n  fix: leave --nproc out"):
         machine(config())
 
 

@@ -11,6 +11,7 @@ from phi3v.schema import UserError
 from phi3v.trainer.arguments import FULL_WARMUP, training_arguments
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.presets import PRESETS, Scored, named, table, unlike
+from phi3v.trainer.strategy import Strategy
 
 
 def config(name: str) -> TrainConfig:
@@ -63,7 +64,9 @@ def test_the_ranks_and_rates_of_adapters() -> None:
 def test_warming_up_ends_in_short_runs(total: int, expected: int) -> None:
     made = replace(config("docvqa-full-bf16"), bf16=False)
 
-    arguments = training_arguments(made, total=total, per_epoch=total, kind="fp32")
+    arguments = training_arguments(
+        made, total=total, per_epoch=total, kind="fp32", strategy=Strategy("single", "one process")
+    )
 
     assert arguments.warmup_steps == expected < total
 
