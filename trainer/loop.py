@@ -144,6 +144,8 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 "padding": round(1 - self._counts["tokens"] / max(1, self._counts["places"]), 4),
                 "waiting_for_data": round(self._waited / seconds, 4),
             }
+            if torch.cuda.is_available():  # of this process's GPU; the first speaks for all
+                logs["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
             self._trained += self._counts["samples"]
             self._counts = dict.fromkeys(COUNTED, 0)
             self._waited, self._since = 0.0, time.perf_counter()
