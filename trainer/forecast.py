@@ -139,7 +139,7 @@ def divide(run: Plan, *, packed: bool) -> Division:
         for own in (own for one in dealt for own in one):
             lengths = [sizes.tokens[sample] for sample in own]
             forwards, tokens = forwards + 1, tokens + sum(lengths)
-            places += (sum(lengths) if packed else len(own) * max(lengths)) if own else 1  # one that nobody learns from
+            places += (sum(lengths) if packed else len(own) * max(lengths)) if own else 2  # that nobody learns from
             packs.add(own)
     largest = tuple(_largest(run.fits, packs, packed=packed))
     return Division(forwards, tokens, places, excess / run.steps.total, largest, several)

@@ -25,10 +25,10 @@ from phi3v.trainer.encode import Encoder, Example
 from phi3v.trainer.fit import encode
 from phi3v.trainer.model import Phi3VProcessor
 from phi3v.trainer.model.cache import CACHE, roomy_cache
+from phi3v.trainer.model.distributed import is_divided
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.questions import Ask, Question
 from phi3v.trainer.scoring import Prediction
-from phi3v.trainer.strategy import is_divided
 
 READERS = 4  # threads: Pillow lets others run while it decodes and resizes
 

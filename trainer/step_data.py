@@ -54,7 +54,7 @@ class StepData(Dataset[StepBatch]):
         fits: how each fits.
         packed: lay the samples of a forward end to end instead of padding them.
         on_error: what to do with an image that cannot be read.
-        pad_id: fills padded rows; any id, and also the one token of a forward without samples.
+        pad_id: fills padded rows; any id, and also the tokens of a forward without samples.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class StepData(Dataset[StepBatch]):
             return Failure(step, sample, error.what)
 
     def _batch(self, examples: list[Example]) -> dict[str, Any]:
-        if not examples:  # every process runs as many forwards: this one takes a token that nothing is learned from
-            examples = [Example(id="", input_ids=[self._pad_id], labels=[IGNORED], images=None, answers=())]
+        if not examples:
+            # Every process runs as many forwards: this one's teaches nothing. Two tokens, for one is generation's.
+            examples = [Example(id="", input_ids=[self._pad_id] * 2, labels=[IGNORED] * 2, images=None, answers=())]
         return pack(examples) if self._packed else collate(examples, pad_id=self._pad_id)

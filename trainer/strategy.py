@@ -185,8 +185,3 @@ def engaged(wrapped: nn.Module) -> str:
     if stage := getattr(wrapped, "zero_optimization_stage", None):
         return f"zero{stage()}"
     return FSDP2 if any(isinstance(weight, DTensor) for weight in wrapped.parameters()) else SINGLE
-
-
-def is_divided(model: nn.Module) -> bool:
-    """Return whether each process holds a part of each weight, so that all must run the same modules together."""
-    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())

@@ -59,9 +59,9 @@ def test_a_forward_without_samples_teaches_nothing(data: Path, packed: bool) -> 
     step = made[Step(0, ((0,), ()))]
 
     assert step.samples == [0]
-    assert step.batches[1]["input_ids"].tolist() == [[PAD]]
+    assert step.batches[1]["input_ids"].tolist() == [[PAD, PAD]]
     assert step.batches[1]["labels"].tolist() == [[IGNORED]]
-    assert step.places == step.tokens + 1
+    assert step.places == step.tokens + 2
 
 
 def test_no_picture_is_opened_before_its_step(data: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_cannot_be_read_leaves_its_place_empty(data: Path) -> None:
     assert step.samples == [2]
     assert [failure[:2] for failure in step.failures] == [(7, 3), (7, 3)]
     assert all(isinstance(failure, Failure) and "g-3" in failure.reason for failure in step.failures)
-    assert step.batches[0]["input_ids"].tolist() == [[PAD]]
+    assert step.batches[0]["input_ids"].tolist() == [[PAD, PAD]]
 
 
 def test_a_file_that_changed_since_it_was_checked_is_an_error(data: Path) -> None:

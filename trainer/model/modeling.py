@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from phi3v.trainer.model.attention import PACKED_SDPA, packed_lengths
 from phi3v.trainer.model.cache import CACHE
 from phi3v.trainer.model.configuration import Phi3VConfig
+from phi3v.trainer.model.distributed import exchanging, is_divided, most_of_all
 from phi3v.trainer.model.generation import ImageGeneration
 from phi3v.trainer.model.rope import LongRotaryEmbedding
 from phi3v.trainer.model.vision import ImageEmbedding
@@ -125,7 +126,7 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
             if places.any():
                 raise ValueError("input_ids hold image placeholders, but pixel_values is missing")
             # One token at a time is generation's, in which no process sees images.
-            others_see_images = input_ids.shape[1] > 1 and _several_processes()
+            others_see_images = input_ids.shape[1] > 1 and exchanging()
             return embeddings + self.vision_embed_tokens.nothing(embeddings.device) if others_see_images else embeddings
         features = self.vision_embed_tokens(pixel_values, crop_counts, image_sizes)
         if len(features) != places.sum():
@@ -229,7 +230,11 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
     def summed_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Return the summed cross entropy of labelled positions, (N, hidden) and (N,), whose logits never all exist."""
         total = states.new_zeros((), dtype=torch.float32)
-        for own, target in zip(torch.split(states, LOSS_CHUNK), torch.split(targets, LOSS_CHUNK), strict=True):
+        chunks = list(zip(torch.split(states, LOSS_CHUNK), torch.split(targets, LOSS_CHUNK), strict=True))
+        if is_divided(self):
+            missing = most_of_all(len(chunks), states.device) - len(chunks)
+            chunks += [(states[:0], targets[:0])] * missing
+        for own, target in chunks:
             if torch.is_grad_enabled():
                 # The logits are the largest tensor of a step: thrown away, and computed again on the way back.
                 total = total + checkpoint(self._chunk_loss, own, target, use_reentrant=False)
@@ -239,13 +244,3 @@ class Phi3VForCausalLM(ImageGeneration, Phi3VPreTrainedModel, Phi3ForCausalLM):
 
     def _chunk_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(self.lm_head(states).float(), targets, reduction="sum")
-
-
-def _several_processes() -> bool:
-    """Return whether other processes train with this one.
-
-    Under DDP, ZeRO and FSDP every process takes part in the exchange of every weight: one with a text-only batch
-    that left the vision part out would keep the others waiting for ever.
-    """
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
