@@ -60,7 +60,7 @@ def test_a_forward_without_samples_teaches_nothing(data: Path, packed: bool) -> 
 
     assert step.samples == [0]
     assert step.batches[1]["input_ids"].tolist() == [[PAD, PAD]]
-    assert step.batches[1]["labels"].tolist() == [[IGNORED]]
+    assert step.batches[1]["labels"].tolist() == [[IGNORED, IGNORED]]
     assert step.places == step.tokens + 2
 
 
