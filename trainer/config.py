@@ -255,6 +255,12 @@ class TrainConfig:
         """Whether adapters train instead of the weights."""
         return self.use_lora or self.use_qlora
 
+    @property
+    def strategy(self) -> str:
+        """What is trained, in words."""
+        what = "QLoRA" if self.use_qlora else "LoRA" if self.use_lora else "full fine-tuning"
+        return what + (", vision part frozen" if self.freeze_vision_model else "")
+
     def values(self) -> dict[str, Any]:
         """Return the settings as JSON has them, the fields of TrainingArguments among them."""
         own = asdict(self)

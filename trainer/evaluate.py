@@ -1,4 +1,4 @@
-"""Ask all of a set's questions of one model, on every process, and write what came of it."""
+"""Ask all of a set's questions of one model, on every process, and gather the answers."""
 
 from __future__ import annotations
 

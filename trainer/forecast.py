@@ -225,7 +225,7 @@ def _step_lines(known: Forecast) -> Iterator[str]:
 
 def _memory_lines(known: Forecast) -> Iterator[str]:
     scenario, gpus = known.scenario, known.scenario.layout.gpus
-    yield f"{strategy(known.config)}: {scenario.trained:,} of {scenario.parameters:,} parameters train"
+    yield f"{known.config.strategy}: {scenario.trained:,} of {scenario.parameters:,} parameters train"
     largest = max(scenario.forwards, key=lambda own: own.rows[0] * own.rows[1])
     rows, length = largest.rows
     checkpointing = "with" if known.config.gradient_checkpointing else "without"
@@ -236,12 +236,6 @@ def _memory_lines(known: Forecast) -> Iterator[str]:
     yield from table(scenario.memory)
     if known.config.gpu_memory:
         yield verdict(known, known.config.gpu_memory)
-
-
-def strategy(config: TrainConfig) -> str:
-    """Return what is trained, in words."""
-    what = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
-    return what + (", vision part frozen" if config.freeze_vision_model else "")
 
 
 def table(memory: Memory) -> Iterator[str]:

@@ -155,9 +155,7 @@ def _trainer(config: TrainConfig, run: Plan, scorer: Scorer | None, strategy: St
 def _describe(config: TrainConfig, model: nn.Module, run: Plan, strategy: Strategy) -> Iterator[Note]:
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     total = sum(weight.numel() for weight in model.parameters())
-    what = "QLoRA" if config.use_qlora else "LoRA" if config.use_lora else "full fine-tuning"
-    frozen = ", vision part frozen" if config.freeze_vision_model else ""
-    yield Note(f"{what}{frozen}: {trainable:,} of {total:,} parameters train")
+    yield Note(f"{config.strategy}: {trainable:,} of {total:,} parameters train")
     several = f"{processes()} processes by " if processes() > 1 else ""
     yield Note(f"{several}{strategy.title} ({strategy.reason})")
     device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"

@@ -17,13 +17,11 @@ from phi3v.trainer.generate import (
     Choice,
     Generation,
     Reader,
-    answer_losses,
     choices,
     generate,
-    labelled_tail,
     predict,
-    prompt_of,
 )
+from phi3v.trainer.losses import answer_losses, labelled_tail, prompt_of
 from phi3v.trainer.model import Phi3VForCausalLM, Phi3VProcessor
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.model.tiny import tiny_model, tiny_processor
