@@ -62,7 +62,7 @@ class Checker:
         limit: of tokens a record; needs the images' headers.
         across: gather what splits must not share, for `leaks`.
         jobs: processes.
-        remember: keep the names and sizes of the pictures, for `pictures`.
+        remember: keep the names and sizes of the pictures, for `pictures` and `sizes`.
         watch: called with the number of lines read so far, every few hundred of them.
 
     Attributes:
@@ -136,6 +136,10 @@ class Checker:
     def pictures(self) -> Iterator[Path]:
         """Yield the pictures that were looked at; needs `remember`."""
         return (file for pictures in self._pictures.values() for file in pictures.files())
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Return width and height of each picture that could be read, by its name in the records; needs `remember`."""
+        return {name: size for pictures in self._pictures.values() for name, size in pictures.sizes()}
 
     def _check_blocks(self, path: Path) -> Iterator[Finding]:
         for block, known in self._pool.look(path, self._wants(path)):

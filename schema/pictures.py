@@ -70,6 +70,12 @@ class Pictures:
         sizes = [(look.width, look.height) for look in looks if look and look.width and not look.flaws]
         return sizes if len(sizes) == len(looks) else None
 
+    def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield the name of each picture that could be read, and its width and height."""
+        for name, look in self._looks.items():
+            if look.width:
+                yield name, (look.width, look.height)
+
     def files(self) -> Iterator[Path]:
         """Yield all pictures that were looked at."""
         return (self.root / name for name in self._looks)

@@ -12,17 +12,22 @@ from torch.utils.data import Dataset
 from phi3v.schema import Checker, Conversation, RecordError, UserError
 from phi3v.schema.check import jsonl_files
 from phi3v.schema.jsonl import line_offsets, read_line_at, read_lines
-from phi3v.schema.options import Images
 
 Policy = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
 class DataFiles:
-    """Which files play which part: their names say it."""
+    """Which files play which part: their names say it.
+
+    Attributes:
+        train, evaluation: the files.
+        sizes: width and height, in pixels, of the pictures of the training files as far as they were looked at.
+    """
 
     train: list[Path]
     evaluation: list[Path]
+    sizes: dict[str, tuple[int, int]]
 
 
 def find_files(data_dir: Path, on_error: Policy = "fail") -> DataFiles:
@@ -39,8 +44,9 @@ def find_files(data_dir: Path, on_error: Policy = "fail") -> DataFiles:
     if not train:
         fix = "name the file to train on <source>_train.jsonl"
         raise UserError("no *_train.jsonl in this folder", where=data_dir, fix=fix)
-    check_files([path for path in train if path.stat().st_size], "header" if on_error == "fail" else "none")
-    return DataFiles(train, find_evaluation(data_dir))
+    checker = Checker(images="header" if on_error == "fail" else "none", remember=True)
+    check_files([path for path in train if path.stat().st_size], checker)
+    return DataFiles(train, find_evaluation(data_dir), checker.sizes())
 
 
 def find_evaluation(data_dir: Path) -> list[Path]:
@@ -67,13 +73,13 @@ def _by_role(data_dir: Path, *roles: str) -> list[list[Path]]:
     return [[path for path in files if path.stem.endswith(f"_{role}")] for role in roles]
 
 
-def check_files(paths: list[Path], images: Images = "header") -> None:
-    """Check every record of some files.
+def check_files(paths: list[Path], checker: Checker | None = None) -> None:
+    """Check every record of some files, by their pictures' headers if no checker is given.
 
     Raises:
         UserError: a check finds an error; the first is quoted. Warnings stop nothing.
     """
-    checker = Checker(images=images)
+    checker = checker or Checker()
     for path in paths:
         for finding in checker.check(path):
             if finding.severity == "warning":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 from phi3v.schema import Conversation, UserError
 from phi3v.schema.tokens import IMAGE_TAG, tag_number
 from phi3v.trainer.data import Policy, Records
-from phi3v.trainer.encode import Encoder, Example
+from phi3v.trainer.encode import Encoder, Example, Size, Texts
 from phi3v.trainer.packing import Sizes
+
+_AT_ONCE = 256  # records whose texts go through the tokenizer in one call
 
 
 class Fit(NamedTuple):
@@ -46,14 +48,29 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def fit(record: Conversation, encoder: Encoder, max_length: int) -> Fit | Skipped:
+def fit(
+    record: Conversation,
+    encoder: Encoder,
+    max_length: int,
+    *,
+    texts: Texts | None = None,
+    sizes: Mapping[str, Size] | None = None,
+) -> Fit | Skipped:
     """Return how a record fits: with fewer crops, then without its oldest turns and their images, or why not at all.
+
+    Args:
+        record: what shall fit.
+        encoder: measures it.
+        max_length: most tokens.
+        texts: what is known of the whole record's, as `Encoder.measure` takes it.
+        sizes: what is known of its images', likewise.
 
     Raises:
         UserError: the header of an image cannot be read.
     """
     for dropped in range(len(record.turns)):
-        measured = encoder.measure(without_oldest(record, dropped))
+        shorter = without_oldest(record, dropped)
+        measured = encoder.measure(shorter, texts=None if dropped else texts, sizes=sizes)
         for num_crops in range(encoder.num_crops, 0, -1):
             with suppress(ValueError):  # so thin an image that nothing is left of it at so few crops
                 least = measured.tokens(num_crops)
@@ -142,24 +159,38 @@ class Fits:
         columns = (*self._columns, array("Q", self.skipped))
         return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
-    def measure(self, records: Records, encoder: Encoder, *, max_length: int, on_error: Policy) -> Iterator[int]:
+    def measure(
+        self,
+        records: Records,
+        encoder: Encoder,
+        *,
+        max_length: int,
+        on_error: Policy,
+        sizes: Mapping[str, Size] | None = None,
+    ) -> Iterator[int]:
         """Measure records one by one, yielding how many are done.
+
+        Args:
+            records: all of them.
+            encoder: measures them.
+            max_length: most tokens of one.
+            on_error: whether an image that cannot be read ends it, or leaves its record out.
+            sizes: of images that were opened already.
 
         Raises:
             UserError: the header of an image cannot be read, and `on_error` is `fail`.
         """
-        for number in range(len(records)):
-            result = self._fit(records[number], encoder, max_length, on_error)
-            if isinstance(result, Skipped):
-                self.skipped[number] = result
-                result = Fit(0, 0, 0)
-            self.append(result)
-            yield number + 1
-
-    def _fit(self, record: Conversation, encoder: Encoder, max_length: int, on_error: Policy) -> Fit | Skipped:
-        try:
-            return fit(record, encoder, max_length)
-        except UserError as error:
-            if on_error == "fail":
-                raise
-            return Skipped("image", str(error).splitlines()[0])
+        for start in range(0, len(records), _AT_ONCE):
+            block = [records[number] for number in range(start, min(start + _AT_ONCE, len(records)))]
+            for number, (record, texts) in enumerate(zip(block, encoder.count_texts(block), strict=True), start):
+                try:
+                    result = fit(record, encoder, max_length, texts=texts, sizes=sizes)
+                except UserError as error:
+                    if on_error == "fail":
+                        raise
+                    result = Skipped("image", str(error).splitlines()[0])
+                if isinstance(result, Skipped):
+                    self.skipped[number] = result
+                    result = Fit(0, 0, 0)
+                self.append(result)
+                yield number + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phi3v.schema import Conversation, UserError
 from phi3v.trainer.config import TrainConfig
-from phi3v.trainer.data import Records, find_files
+from phi3v.trainer.data import DataFiles, Records, find_files
 from phi3v.trainer.encode import Encoder
 from phi3v.trainer.events import Event, Measured
 from phi3v.trainer.fit import Fits
@@ -70,9 +70,12 @@ def plan(
         UserError: the data or the batch do not allow the run.
     """
     batching = _batching(config, count or processes())
-    data = open_data(config, processor)
+    files = find_files(config.data_dir, config.on_error)
+    data = open_data(config, files, processor)
     fits = Fits()
-    for done in fits.measure(data.records, data.encoder, max_length=data.max_length, on_error=config.on_error):
+    for done in fits.measure(
+        data.records, data.encoder, max_length=data.max_length, on_error=config.on_error, sizes=files.sizes
+    ):
         yield Measured(done, len(data.records))
     _check_labels(fits, config)
     steps = Steps(
@@ -86,13 +89,12 @@ def plan(
     return Plan(machine=computer, data=data, fits=fits, steps=steps)
 
 
-def open_data(config: TrainConfig, processor: Phi3VProcessor | None = None) -> Data:
-    """Check a run's data, and load what encodes them.
+def open_data(config: TrainConfig, files: DataFiles, processor: Phi3VProcessor | None = None) -> Data:
+    """Return a run's checked data, and what encodes them.
 
     Raises:
-        UserError: the data do not allow the run, or there is no such model.
+        UserError: a file holds no record, or there is no such model.
     """
-    files = find_files(config.data_dir, config.on_error)
     records = Records(files.train)
     reading = reading_of(config, records, processor)
     return Data(

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from phi3v.trainer.config import TrainConfig
+from phi3v.trainer.data import find_files
 from phi3v.trainer.encode import Example
 from phi3v.trainer.fit import Skipped, encode, fit
 from phi3v.trainer.model.modeling import IGNORED
@@ -47,7 +48,7 @@ def samples(config: TrainConfig, count: int) -> Iterator[Sample]:
     Raises:
         UserError: the data do not allow the run.
     """
-    data = open_data(config)
+    data = open_data(config, find_files(config.data_dir, config.on_error))
     for number in range(min(count, len(data.records))):
         record = data.records[number]
         how = fit(record, data.encoder, data.max_length)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from phi3v.schema import Conversation, Turn, UserError
 from phi3v.trainer.data import Records, check_files, find_files, has_answers
@@ -27,6 +28,18 @@ def test_names_say_what_a_file_is_for(write: Callable[..., Path], tmp_path: Path
 
     assert [path.name for path in files.train] == ["a_train.jsonl", "b_train.jsonl"]
     assert [path.name for path in files.evaluation] == ["a_val.jsonl"]
+
+
+def test_sizes_of_the_training_pictures_come_with_the_check(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write("a_train.jsonl")
+    (tmp_path / "images" / "b").mkdir(parents=True)
+    names = ("b/x.png", "y.png")
+    for name, size in zip(names, ((30, 20), (7, 9)), strict=True):
+        Image.new("RGB", size).save(tmp_path / "images" / name)
+    path.write_text(Conversation(id="1", source="s", turns=(Turn(user="Q", assistant="A", images=names),)).to_line())
+
+    assert find_files(tmp_path).sizes == {"b/x.png": (30, 20), "y.png": (7, 9)}
+    assert find_files(tmp_path, "skip").sizes == {}
 
 
 def test_without_validation_a_labelled_test_is_scored(write: Callable[..., Path], tmp_path: Path) -> None:

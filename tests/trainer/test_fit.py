@@ -115,7 +115,45 @@ def test_exif_orientation_counts_where_it_is_applied(tmp_path: Path) -> None:
         assert encoder.measure(asked).tokens(4) == len(encoder(asked).input_ids)
         lengths.append(encoder.measure(asked).tokens(4))
 
+        assert encoder.measure(asked, sizes={"turned.jpg": (900, 300)}).tokens(4) == lengths[-1]
+
     assert lengths[0] != lengths[1]
+
+
+def test_images_that_were_opened_are_not_opened_again(encoder: Encoder, talk: Conversation, tmp_path: Path) -> None:
+    """Their sizes are enough: the files are taken away."""
+    own = records(tmp_path, talk, record(Turn(user="Q", assistant="A")), talk)
+    before, after = Fits(), Fits()
+    list(before.measure(own, encoder, max_length=1500, on_error="fail"))
+    sizes = {}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+        path.unlink()
+
+    list(after.measure(own, encoder, max_length=1500, on_error="fail", sizes=sizes))
+
+    assert after.digest() == before.digest()
+    assert len(sizes) == 3
+
+
+def test_a_known_size_that_the_model_cannot_take_is_told_with_its_record(
+    encoder: Encoder, picture: Callable[..., str], tmp_path: Path
+) -> None:
+    thin = records(tmp_path, record(Turn(user="Q", assistant="A", images=(picture("a.png", (9000, 1)),))))
+
+    with pytest.raises(UserError, match=r"a\.png: cannot read this image of record 'r' \(.*too thin"):
+        list(Fits().measure(thin, encoder, max_length=9999, on_error="fail", sizes={"a.png": (9000, 1)}))
+
+
+def test_texts_of_many_records_are_counted_as_each_by_itself(encoder: Encoder, talk: Conversation) -> None:
+    several = [talk, record(Turn(user="Q", assistant="A"), system="Be brief."), talk]
+
+    for answered in (True, False):
+        counted = list(encoder.count_texts(several, answered=answered))
+
+        assert counted == [next(encoder.count_texts([own], answered=answered)) for own in several]
+        assert counted[1].tokens == len(encoder(several[1], answered=answered).input_ids)
 
 
 def records(folder: Path, *several: Conversation) -> Records:
