@@ -96,7 +96,7 @@ def training_arguments(
         "ddp_find_unused_parameters": False,
         "deepspeed": strategy.settings,
         "fsdp": strategy.name == FSDP2,
-        "ddp_timeout": 86_400,  # a process may wait for the longest answers of another
+        "ddp_timeout": 3_600,  # seconds: a process may wait while the first one writes 50 GB to a slow disk
         "disable_tqdm": not config.tqdm,
         "seed": config.seed,
     }

@@ -15,6 +15,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from phi3v.schema import UserError
 
 FAILED = 1
+# Seconds to save in after SIGTERM: a checkpoint of all weights has 50 GB. Read by torch 2.14 and later, else 30.
+GRACE = ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
 
 
 def count(wish: str) -> int:
@@ -39,8 +41,9 @@ def count(wish: str) -> int:
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `phi3v-train` in so many processes, wait for them, and return the exit code of the first that failed, or 0.
 
-    SIGTERM and SIGINT go on to all of them; they have 30 seconds to save, as torchrun has it.
+    SIGTERM and SIGINT go on to all of them, which then have the time of `GRACE` to save.
     """
+    os.environ.setdefault(*GRACE)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

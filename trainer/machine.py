@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from phi3v.schema.errors import require
 from phi3v.trainer.config import Precision, TrainConfig
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VOLTA = (7, 0)  # the last GPUs that CUDA 13 knows nothing of
 AMPERE = 8  # compute capability of the first GPUs with bfloat16; torch's own question also counts emulation
 
 
@@ -68,10 +70,36 @@ def machine(config: TrainConfig) -> Machine:
         # The Trainer would wrap the model in nn.DataParallel without a word.
         fix = "leave --nproc out for one process a GPU, or choose one GPU by CUDA_VISIBLE_DEVICES=0"
         raise UserError(f"one process sees {torch.cuda.device_count()} GPUs", fix=fix)
+    if torch.cuda.is_available():
+        check_build(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
     if config.use_qlora:
         require("qlora", "bitsandbytes")
     kind = precision(config.kind)
     return Machine(kind, *_attention(config, kind))
+
+
+def check_build(capability: tuple[int, int], built_for: Sequence[str]) -> None:
+    """Refuse a GPU that the installed torch has no kernels for: the first one would fail with `no kernel image`.
+
+    Args:
+        capability: the GPU's.
+        built_for: as `torch.cuda.get_arch_list` has it; `sm_80` runs on 8.0 and later ones of 8, `sm_90a` on 9.0
+            alone, `compute_90` on all later ones.
+
+    Raises:
+        UserError: it has none. Which build has them is from PyTorch's support matrix of 2.11 to 2.14: CUDA 12.6 has
+            Volta, CUDA 12.8 and 13 begin with Turing (https://github.com/pytorch/pytorch/issues/190385).
+    """
+    major, minor = capability
+    for kind, first, second, alone in re.findall(r"(sm|compute)_(\d+)(\d)([a-z]?)\b", " ".join(built_for)):
+        own = (int(first), int(second))
+        if own == capability or (not alone and own < capability and (kind == "compute" or own[0] == major)):
+            return
+    if built_for:
+        build = "CUDA 12.6, which torch has up to 2.14" if capability <= VOLTA else "a newer CUDA"
+        what = f"torch {torch.__version__} has no kernels for this GPU of compute capability {major}.{minor}"
+        fix = f"install torch's build for {build}: see https://pytorch.org/get-started"
+        raise UserError(f"{what}, only for {', '.join(built_for)}", fix=fix)
 
 
 def precision(asked: Precision | None = None) -> Precision:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from phi3v.schema import UserError
 from phi3v.schema.jsonl import atomic_write
@@ -103,6 +104,25 @@ def require_same_data(folder: Path, digests: Mapping[str, str]) -> None:
         files = [name for name in changed if name != "samples"] or ["the sizes of pictures"]
         fix = "bring back the data that it began with, or start anew with another --output_dir"
         raise UserError(f"the data have changed since this run began: {', '.join(files)}", where=folder, fix=fix)
+
+
+def require_one_run(view: Mapping[str, str]) -> None:
+    """Refuse processes that are about to do different runs: they would wait for each other for ever.
+
+    Args:
+        view: what this process has found, by its name.
+
+    Raises:
+        UserError: on every process, if one has found something else than the first.
+    """
+    first, *others = gather_object([dict(view)])
+    for number, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                what = (
+                    f"process {number} has found {other.get(name)} as {name}, and the first process {first.get(name)}"
+                )
+                raise UserError(what, fix="put --data_dir and --output_dir on a disk that all nodes share")
 
 
 def make_folder(config: TrainConfig, digests: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from phi3v.trainer.events import Event, Note, Stopped
 from phi3v.trainer.load import check_weights, load_model, load_quantised
 from phi3v.trainer.machine import accumulation, is_first_process, machine, processes
 from phi3v.trainer.model.attention import PACKED_SDPA
-from phi3v.trainer.output import make_folder, require_same_data, starting_point, write_metrics
+from phi3v.trainer.output import make_folder, require_one_run, require_same_data, starting_point, write_metrics
 from phi3v.trainer.plan import Plan, plan
 from phi3v.trainer.predictions import evaluated, scores_path
 from phi3v.trainer.report import write_report
@@ -55,6 +55,7 @@ def train(config: TrainConfig) -> Iterator[Event]:
         require_same_data(config.output_dir, digests)
     scorer = Scorer(config, run.data.evaluation, run.data, computer) if run.data.evaluation else None
     trainer = _trainer(config, run, scorer, strategy)
+    require_one_run({"checkpoint": checkpoint.name if checkpoint else "none", **digests})
     if first:
         make_folder(config, digests)
         yield from _describe(config, trainer.model, run, strategy)

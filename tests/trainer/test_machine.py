@@ -6,7 +6,7 @@ import torch
 
 from phi3v.schema import UserError
 from phi3v.trainer.config import TrainConfig
-from phi3v.trainer.machine import accumulation, machine
+from phi3v.trainer.machine import accumulation, check_build, machine
 
 
 def config(**options: Any) -> TrainConfig:
@@ -19,6 +19,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_75", "sm_80", "sm_90"])
 
     return pretend
 
@@ -50,6 +51,40 @@ def test_bfloat16_on_volta_is_refused(gpu: Any) -> None:
 
     with pytest.raises(UserError, match=r"compute capability 7\.0\) has no bfloat16"):
         machine(config(bf16=True))
+
+
+CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "message"),
+    [
+        ((7, 0), CUDA_12_6, None),
+        (
+            (7, 0),
+            CUDA_13,
+            r"no kernels for this GPU of compute capability 7\.0, only for sm_75, .*\n  fix: .* CUDA 12\.6",
+        ),
+        ((6, 1), CUDA_13, r"CUDA 12\.6"),
+        ((7, 5), CUDA_13, None),
+        ((8, 9), CUDA_13, None),  # by the kernels of 8.6
+        ((12, 0), CUDA_12_6, r"a newer CUDA"),
+        ((12, 1), CUDA_13, None),
+        ((12, 0), [*CUDA_12_6, "compute_90"], None),  # compiled by the driver
+        ((9, 0), ["sm_90a"], None),
+        ((10, 3), ["sm_90", "sm_100a"], r"a newer CUDA"),
+        ((9, 0), [], None),  # a build that does not say
+    ],
+)
+def test_a_gpu_without_kernels_in_this_build_of_torch_is_refused(
+    capability: tuple[int, int], built_for: list[str], message: str | None
+) -> None:
+    if message is None:
+        check_build(capability, built_for)
+        return
+    with pytest.raises(UserError, match=message):
+        check_build(capability, built_for)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
