@@ -551,6 +551,7 @@ def _start_processes(nproc: str) -> None:
     """Have several processes do what this one was asked for, and exit as they do; nothing where one is enough."""
     from phi3v.trainer import launch
 
+    launch.meet_anew()
     if (count := launch.count(nproc)) > 1:
         raise click.exceptions.Exit(launch.launch(count, sys.argv[1:]))
 

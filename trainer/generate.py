@@ -24,7 +24,7 @@ from phi3v.trainer.fit import encode
 from phi3v.trainer.losses import answer_losses, crosses, labelled_tail, losses_after, prompt_of
 from phi3v.trainer.model import Phi3VProcessor
 from phi3v.trainer.model.cache import CACHE, roomy_cache
-from phi3v.trainer.model.distributed import is_divided
+from phi3v.trainer.model.distributed import is_divided, most_of_all
 from phi3v.trainer.model.modeling import IGNORED
 from phi3v.trainer.questions import Ask, Question
 from phi3v.trainer.scoring import Prediction
@@ -199,9 +199,10 @@ def generate(
     prompt = {name: tensor.to(device) for name, tensor in batch.items()}
     whole: Any = model  # nn.Module knows nothing of generation; an adapter has it by delegation
     first, cache = _FirstScores(), roomy_cache(whole.config.num_hidden_layers)
+    anew = _computed_anew(model, examples, how.max_new_tokens)
     written = whole.generate(
         **prompt,
-        **{CACHE: cache},
+        **({"use_cache": False} if anew else {CACHE: cache}),
         do_sample=False,
         max_new_tokens=how.max_new_tokens,
         eos_token_id=processor.end_ids,
@@ -218,12 +219,22 @@ def generate(
     lengths = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, answers.shape[1]).tolist()
     assert first.scores is not None, "at least one token is generated"
     losses: Sequence[float | None] = [None] * len(examples)
-    if how.with_loss and crosses(model, examples, answers.shape[1]):
+    if how.with_loss and (anew or crosses(model, examples, answers.shape[1])):
         losses = answer_losses(model, processor, examples)
     elif how.with_loss:
         cache.crop(prompt["input_ids"].shape[1] - cache.get_seq_length())
         losses = losses_after(model, prompt["attention_mask"], cache, first.scores, examples)
     return [Answer(*own) for own in zip(texts, lengths, first.scores.float().cpu(), losses, strict=True)]
+
+
+def _computed_anew(model: nn.Module, examples: Sequence[Example], longest: int) -> bool:
+    """Return whether every step computes the whole row: where weights are divided and a row may outgrow its keys.
+
+    A process whose row does computes its images once more, and all processes must run the vision part in that step.
+    """
+    if not is_divided(model):
+        return False
+    return bool(most_of_all(crosses(model, examples, longest), next(model.parameters()).device))
 
 
 class _FirstScores(LogitsProcessor):  # type: ignore[misc]  # transformers has no types

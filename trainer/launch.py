@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from uuid import uuid4
@@ -36,6 +37,28 @@ def count(wish: str) -> int:
     if gpus and int(wish) > gpus:
         raise UserError(f"--nproc {wish}, and there are {gpus} GPUs", fix="give as many at most, or auto")
     return int(wish)
+
+
+def meet_anew() -> None:
+    """Have the processes that torchrun has started again meet where those before them did not.
+
+    torch 2.14 keeps one store for all rounds (`DynamicRendezvousHandler`): new processes would read in it where the old
+    ones listened, and wait for them. `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` before torchrun does the same, also where
+    nodes have been started again a different number of times.
+    """
+    known = os.environ
+    if known.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or known.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]  # it is exported
+        known["MASTER_ADDR"], int(known["MASTER_PORT"]), is_master=False
+    )
+    key = f"phi3v/round/{known['TORCHELASTIC_RESTART_COUNT']}"
+    if known["RANK"] == "0":
+        with socket.socket() as found:
+            found.bind(("", 0))
+            store.set(key, str(found.getsockname()[1]))
+    known["MASTER_PORT"] = store.get(key).decode()
+    known["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the first process keeps the new one
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

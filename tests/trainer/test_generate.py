@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,3 +251,31 @@ def test_tokens_are_counted_with_the_end(model: Any, processor: Phi3VProcessor, 
         answers = generate(model, processor, prompts, Generation(max_new_tokens=3, choice={}))
 
     assert [own.tokens for own in answers] == [1, 2, 3, 3]  # the last was cut
+
+
+@pytest.mark.slow
+def test_a_row_that_outgrows_its_keys_keeps_no_other_process_waiting(tmp_path: Path) -> None:
+    """Where weights are divided; the answers and losses are those of one process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+
+    def start(name: str, **more: str) -> subprocess.Popen[str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, str(Path(__file__).with_name("divided_answers.py")), str(folder)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **more}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    processes = [start("alone"), *(start(rank, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in "01")]
+    try:
+        outputs = [process.communicate(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+    assert all("RESULT" in out for out, _ in outputs), "".join(err for _, err in outputs)[-3000:]
+    alone, first, second = (json.loads(out.partition("RESULT ")[2].splitlines()[0]) for out, _ in outputs)
+    assert [text for text, _ in first + second] == [text for text, _ in alone]
+    assert [loss for _, loss in first + second] == pytest.approx([loss for _, loss in alone], rel=1e-4)

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,19 +92,20 @@ def run(*arguments: Any) -> str:
 
 
 def history(out: Path) -> list[tuple[float, float]]:
+    """Return the loss and the norm of the gradients of each step."""
     log = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [(entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path) -> Callable[..., list[tuple[float, float]]]:
-    """Give the losses and the norms of the gradients of one process's run."""
+def alone(data: Path) -> Callable[..., Path]:
+    """Give the folder of one process's run."""
 
     @cache
-    def trained(*options: str) -> list[tuple[float, float]]:
+    def trained(*options: str) -> Path:
         out = data.parent / f"alone-{len(list(data.parent.iterdir()))}"
         run(data, out, 1, "--save_steps", "0", *options)
-        return history(out)
+        return out
 
     return trained
 
@@ -132,7 +134,7 @@ def test_two_processes_train_as_one_does(
     division: str,
     data: Path,
     tmp_path: Path,
-    alone: Callable[..., list[tuple[float, float]]],
+    alone: Callable[..., Path],
 ) -> None:
     """With accumulation, clipping, and a process that sees pictures beside one that sees none."""
     needs_engine(strategy)
@@ -148,12 +150,15 @@ def test_two_processes_train_as_one_does(
     pairs = [pair for one, other in zip(first, second, strict=True) for pair in zip(one, other, strict=True)]
     if division == "one at once":
         assert any(one != other for one, other in pairs), "a process with pictures beside one without"
-    expected = alone(*options)
+    expected = history(alone(*options))
     assert max(norm for _, norm in expected) > 1, "gradients are clipped"
     assert [own[0] for own in history(tmp_path / "run")] == pytest.approx([own[0] for own in expected], abs=1e-5)
     assert [own[1] for own in history(tmp_path / "run")] == pytest.approx([own[1] for own in expected], rel=1e-4)
-    saved = load_model(str(tmp_path / "run")).eval()
-    assert all(torch.isfinite(weight).all() for weight in saved.parameters())
+    ids = torch.arange(5, 45)[None]
+    saved, other = (
+        load_model(str(folder)).eval()(input_ids=ids).logits for folder in (tmp_path / "run", alone(*options))
+    )
+    torch.testing.assert_close(saved, other, rtol=0, atol=1e-3)
     predicted = [json.loads(line) for line in (tmp_path / "run/predictions_after.jsonl").read_text().splitlines()]
     assert [own["id"] for own in predicted] == ["val-0", "val-1", "val-2"]
 
@@ -171,7 +176,7 @@ def test_two_processes_train_as_one_does(
     ],
 )
 def test_killed_on_two_processes_and_resumed_the_losses_are_those_of_a_whole_run(
-    strategy: str, processes: int, data: Path, tmp_path: Path, alone: Callable[..., list[tuple[float, float]]]
+    strategy: str, processes: int, data: Path, tmp_path: Path, alone: Callable[..., Path]
 ) -> None:
     needs_engine(strategy)
     options = ["--save_steps", "2", *STRATEGIES[strategy]]
@@ -192,7 +197,7 @@ def test_killed_on_two_processes_and_resumed_the_losses_are_those_of_a_whole_run
 
     run(data, tmp_path / "run", processes, *options, "--resume", "auto")
 
-    expected = alone()
+    expected = history(alone())
     assert [own[0] for own in history(tmp_path / "run")] == pytest.approx([own[0] for own in expected], abs=1e-5)
 
 
@@ -236,6 +241,82 @@ def test_a_process_that_dies_ends_the_run_with_an_error_and_no_hang(data: Path, 
 
     assert started.returncode == 1, output[-3000:]
     assert "another process is gone" in output or "exitcode: -9" in output
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_and_the_run_goes_on(data: Path, tmp_path: Path, alone: Callable[..., Path]) -> None:
+    arguments = command(data, tmp_path / "run", 2, "--save_steps", "2", "--resume", "auto")
+    arguments[arguments.index("--standalone")] = "--max-restarts=1"
+    with (tmp_path / "log").open("w") as log:
+        started = subprocess.Popen(
+            [*arguments[:4], "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *arguments[4:]],
+            stdout=log,
+            stderr=log,
+            env=ENVIRONMENT,
+        )
+        wait_for((tmp_path / "run/checkpoint-4" / MARK).exists, started)
+        victim = next(own for own in children(started.pid) if environment(own).get("RANK") == "1")
+        os.kill(victim, signal.SIGKILL)
+        code = started.wait(timeout=300)
+
+    told = (tmp_path / "log").read_text()
+    assert code == 0, told[-3000:]
+    assert re.search(r"goes on from \S+checkpoint-[46]", told)
+    assert [own[0] for own in history(tmp_path / "run")] == pytest.approx(
+        [own[0] for own in history(alone())], abs=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.product
+def test_a_process_that_stands_still_is_waited_for_no_longer_than_asked(data: Path, tmp_path: Path) -> None:
+    arguments = command(data, tmp_path / "run", 1, "--nproc", "2", "--save_steps", "2", "--ddp_timeout", "30")
+    started = subprocess.Popen(
+        [str(Path(sys.executable).parent / "phi3v-train"), *arguments[2:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"},
+    )
+    wait_for((tmp_path / "run/checkpoint-2" / MARK).exists, started)
+    victim = next(own for own in children(started.pid) if environment(own).get("RANK") == "1")
+    os.kill(victim, signal.SIGSTOP)
+
+    output, _ = started.communicate(timeout=200)
+
+    assert started.returncode == 2, output[-3000:]
+    assert "this process has waited too long for another one" in output
+
+
+@pytest.mark.slow
+def test_processes_that_find_different_runs_are_refused(data: Path, tmp_path: Path) -> None:
+    """As on two nodes whose folders are not on a shared disk."""
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    lines = (other / "s_train.jsonl").read_text().splitlines(keepends=True)
+    (other / "s_train.jsonl").write_text("".join(lines[1:]))
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = str(found.getsockname()[1])
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+
+    both = [
+        subprocess.Popen(
+            command(folder, tmp_path / "run", 1),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, folder in enumerate((data, other))
+    ]
+
+    for process in both:
+        _, stderr = process.communicate(timeout=200)
+        assert process.returncode == 2, stderr
+        assert re.search(
+            r"process 1 has found \w+ as s_train\.jsonl, and the first \w+\n  fix: .*all nodes share", stderr
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def children(process: int) -> list[int]:
