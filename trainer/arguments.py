@@ -96,7 +96,8 @@ def training_arguments(
         "ddp_find_unused_parameters": False,
         "deepspeed": strategy.settings,
         "fsdp": strategy.name == FSDP2,
-        "ddp_timeout": 3_600,  # seconds: a process may wait while the first one writes 50 GB to a slow disk
+        # Seconds: a process may wait while the first one writes 50 GB to a slow disk. On CPUs it is torch's half hour.
+        "ddp_timeout": 3_600,
         "disable_tqdm": not config.tqdm,
         "seed": config.seed,
     }

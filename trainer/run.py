@@ -35,9 +35,18 @@ def train(config: TrainConfig) -> Iterator[Event]:
     """Run a training, yielding what happens; on several processes only the first has something to say.
 
     Raises:
-        UserError: the machine, the data, the model or the output folder do not allow it; said before any
-            training where it can be known by then.
+        UserError: the machine, the data, the model or the output folder do not allow it, said before any
+            training where it can be known by then; or another process is gone.
     """
+    try:
+        yield from _train(config)
+    except RuntimeError as error:
+        if told := explained(error):
+            raise told from error
+        raise
+
+
+def _train(config: TrainConfig) -> Iterator[Event]:
     first = is_first_process()
     computer = machine(config)
     check_weights(config.model_name_or_path)
@@ -70,8 +79,6 @@ def train(config: TrainConfig) -> Iterator[Event]:
             trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise said_in_worker(error) from error
-        except RuntimeError as error:
-            raise explained(error) or error from error
     if not trainer.stopped:
         yield from _finish(config, trainer, run, scorer, trained.metrics)
         return

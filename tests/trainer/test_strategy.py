@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from phi3v.schema import UserError
 from phi3v.trainer import launch, strategy
@@ -153,6 +155,16 @@ def test_an_error_of_a_collective_is_explained(text: str, told: str) -> None:
     assert error is not None
     assert told in str(error)
     assert "fix: " in str(error)
+
+
+def test_a_process_that_does_not_come_is_waited_for_as_long_as_asked_and_told() -> None:
+    """By torch's own error."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.distributed.TCPStore("127.0.0.1", 0, world_size=2, is_master=True, timeout=timedelta(seconds=1))
+
+    error = explained(raised.value)
+    assert error is not None
+    assert "this process has waited too long for another one" in str(error)
 
 
 def test_another_error_stays_what_it_is() -> None:
