@@ -18,8 +18,9 @@ from phi3v.trainer.scored_loop import ScoredTrainer
 
 
 def proof(model: nn.Module) -> str:
-    """Return what an engine has made of the model: the class around it, a stage, the class of a weight."""
+    """Return what an engine has made of the model: its class, ZeRO's stage and offload, the class of its weights."""
     stage = f" {model.zero_optimization_stage()}" if hasattr(model, "zero_optimization_stage") else ""
+    stage += " offloaded" if getattr(getattr(model, "optimizer", None), "cpu_offload", False) else ""
     weights = {type(weight).__name__ for weight in model.parameters()} - {"Parameter"}
     return " ".join([type(model).__name__ + stage, *sorted(weights)])
 

@@ -33,12 +33,14 @@ STEPS = 10
 STRATEGIES = {
     "ddp": ["--deepspeed", "none"],
     "zero2": ["--deepspeed", "zero2"],
+    "zero2, optimizer on the CPU": ["--offload_optimizer"],
     "zero3": ["--deepspeed", "zero3"],
     "fsdp2": ["--fsdp"],
 }
 PROOF = {
     "ddp": "DistributedDataParallel",
     "zero2": "DeepSpeedEngine 2",
+    "zero2, optimizer on the CPU": "DeepSpeedEngine 2 offloaded",
     "zero3": "DeepSpeedEngine 3",
     "fsdp2": "DTensor",
 }
