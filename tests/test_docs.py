@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from phi3v.cli import data, model, train_command
 from phi3v.converters import Run
@@ -140,7 +141,8 @@ def test_the_table_of_converters_is_in_the_readme() -> None:
 def test_every_flag_that_the_page_on_scaling_names_exists() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text()
     known = {option for param in train_command().params for option in param.opts}
-    known |= {"--nnodes", "--nproc_per_node", "--node_rank", "--master_addr", "--master_port", "--max"}  # torchrun's
+    torchrun = "nnodes nproc_per_node node_rank master_addr master_port max shutdown_timeout"
+    known |= {f"--{name}" for name in [*torchrun.split(), *(own.name for own in fields(TrainingArguments))]}
 
     assert set(re.findall(r"(?<![\w-])--[a-z0-9_]+", text)) <= known
 
