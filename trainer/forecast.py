@@ -17,11 +17,13 @@ from phi3v.trainer.bound import find_processor
 from phi3v.trainer.config import Precision, TrainConfig
 from phi3v.trainer.events import Event
 from phi3v.trainer.fit import Fits
-from phi3v.trainer.machine import Machine, processes
+from phi3v.trainer.forecast_scores import Answering
+from phi3v.trainer.machine import TYPES, Machine, processes
 from phi3v.trainer.memory import GIB, RESERVE, Memory, Scenario, changes, first_that_fits, usual
 from phi3v.trainer.model.attention import PACKED_SDPA
 from phi3v.trainer.packing import Pack
 from phi3v.trainer.plan import Plan, plan
+from phi3v.trainer.questions import sample, survey
 from phi3v.trainer.shape import configuration
 from phi3v.trainer.trial import Forward
 
@@ -78,6 +80,7 @@ class Forecast:
         division: what its steps hold.
         scenario: where it runs, and what it takes there.
         fix: where it does not fit, the first change that would and the run with it; None if none does, or it fits.
+        answering: the largest batch that is scored; None if nothing is.
     """
 
     config: TrainConfig
@@ -86,6 +89,7 @@ class Forecast:
     division: Division
     scenario: Scenario
     fix: tuple[dict[str, str], Scenario] | None
+    answering: Answering | None
 
 
 def forecast(config: TrainConfig) -> Generator[Event, None, Forecast]:
@@ -116,7 +120,30 @@ def forecast(config: TrainConfig) -> Generator[Event, None, Forecast]:
     fix = None
     if config.gpu_memory and not scenario.memory.fits(config.gpu_memory):
         fix = first_that_fits(changes(scenario), config.gpu_memory)
-    return Forecast(config=config, run=run, exact=exact, division=division, scenario=scenario, fix=fix)
+    return Forecast(
+        config=config,
+        run=run,
+        exact=exact,
+        division=division,
+        scenario=scenario,
+        fix=fix,
+        answering=_answering(config, run, scenario),
+    )
+
+
+def _answering(config: TrainConfig, run: Plan, scenario: Scenario) -> Answering | None:
+    data = run.data
+    if data.evaluation is None:
+        return None
+    asked = sample(list(survey(data.evaluation, data.encoder, data.max_length)), config.eval_limit, config.seed)
+    return Answering.of(
+        asked,
+        scenario.shape,
+        TYPES[scenario.kind],
+        batch_size=config.eval_batch_size,
+        processes=scenario.layout.gpus,
+        longest=config.max_new_tokens,
+    )
 
 
 def _computer(config: TrainConfig) -> Machine:
@@ -234,8 +261,11 @@ def _memory_lines(known: Forecast) -> Iterator[str]:
     how = f"{scenario.layout}, {scenario.kind}, {checkpointing} gradient checkpointing"
     yield f"memory of {where} in GiB ({how}):"
     yield from table(scenario.memory)
+    if known.answering:
+        rows, length, keys = known.answering
+        yield f"scoring: up to {rows} x {length:,} tokens at a time; their keys and values take {keys / GIB:.2f} GiB"
     if known.config.gpu_memory:
-        yield verdict(known, known.config.gpu_memory)
+        yield from verdict(known, known.config.gpu_memory)
 
 
 def table(memory: Memory) -> Iterator[str]:
@@ -245,16 +275,27 @@ def table(memory: Memory) -> Iterator[str]:
     yield f"  {'all':<12}{memory.total / GIB:8.2f}"
 
 
-def verdict(known: Forecast, gpu_memory: float) -> str:
-    """Return whether the run fits, else the smallest change with which it would."""
+def verdict(known: Forecast, gpu_memory: float) -> Iterator[str]:
+    """Yield whether the run fits, else the smallest change with which it would; and the same of its scores."""
     need, rest = known.scenario.memory.total / GIB, f"{RESERVE:.0%} are left for CUDA and fragments"
     if known.scenario.memory.fits(gpu_memory):
-        return f"fits {gpu_memory:g} GiB ({rest})"
+        yield f"fits {gpu_memory:g} GiB ({rest})"
+        yield from _scoring_verdict(known, gpu_memory)
+        return
     start = f"does not fit {gpu_memory:g} GiB ({need:.1f} needed, {rest})"
     if known.fix is None:
-        return (
-            f"{start}, and nothing that is tried here would: give a smaller --max_length, fewer --num_crops, more GPUs"
-        )
+        yield f"{start}, and nothing tried here would: give a smaller --max_length, fewer --num_crops, more GPUs"
+        return
     flags, scenario = known.fix
     told = " ".join(f"{name} {value}".strip() for name, value in flags.items())
-    return f"{start}; the smallest change that would: {told} ({scenario.layout}, {scenario.memory.total / GIB:.1f} GiB)"
+    yield f"{start}; the smallest change that would: {told} ({scenario.layout}, {scenario.memory.total / GIB:.1f} GiB)"
+
+
+def _scoring_verdict(known: Forecast, gpu_memory: float) -> Iterator[str]:
+    """Yield that the scores do not fit beside what is there between two steps, and what does."""
+    states, answering = known.scenario.states, known.answering
+    room = int((1 - RESERVE) * gpu_memory * GIB) - states.weights - states.optimizer
+    if answering and answering.keys > room:
+        fitting = answering.that_fit(room)
+        fix = f"--eval_batch_size {fitting} would" if fitting else "fewer --num_crops or a smaller --max_length might"
+        yield f"scoring does not fit beside weights and optimizer; {fix}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,9 +19,14 @@ from phi3v.schema import Conversation, Turn, UserError
 from phi3v.trainer.bound import find_processor, most_tokens
 from phi3v.trainer.config import TrainConfig
 from phi3v.trainer.events import Measured
-from phi3v.trainer.forecast import BOUND, Forecast, Spread, forecast, lines
+from phi3v.trainer.fit import Fit
+from phi3v.trainer.forecast import BOUND, Forecast, Spread, forecast, lines, verdict
+from phi3v.trainer.forecast_scores import Answering
 from phi3v.trainer.load import load_processor
-from phi3v.trainer.model.tiny import tiny_config, tiny_processor
+from phi3v.trainer.memory import GIB
+from phi3v.trainer.model.cache import CACHE, roomy_cache
+from phi3v.trainer.model.tiny import tiny_config, tiny_model, tiny_processor
+from phi3v.trainer.questions import Question
 from phi3v.trainer.run import train
 
 
@@ -118,6 +125,8 @@ def test_a_dry_run_leaves_nothing_and_says_all(run: Callable[..., Any], data: Pa
     assert "the slowest GPU of a step does" in said
     assert "full fine-tuning: " in said
     assert "fits 24 GiB" in said
+    assert re.search(r"scoring: up to \d x [\d,]+ tokens at a time; their keys and values take 0\.\d\d GiB", said)
+    assert "scoring does not fit" not in said
     parts = dict(re.findall(r"^  (\w+) +([\d.]+)$", said, re.MULTILINE))
     assert list(parts) == ["weights", "gradients", "optimizer", "activations", "logits", "buffers", "all"]
     assert float(parts.pop("all")) == pytest.approx(sum(map(float, parts.values())), abs=0.04)
@@ -129,6 +138,48 @@ def test_a_run_that_does_not_fit_is_told_what_would(data: Path) -> None:
 
     assert told.fix is None
     assert list(lines(told))[-1].startswith("does not fit 0.001 GiB")
+
+
+def test_keys_and_values_are_those_that_are_made_for_the_answers() -> None:
+    processor = tiny_processor()
+    model, cache = tiny_model(processor), roomy_cache(tiny_config(processor).num_hidden_layers)
+    ids = torch.arange(3, 43).repeat(3, 1)
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, **{CACHE: cache})
+    held = sum(tensor.untyped_storage().nbytes() for layer in cache.layers for tensor in (layer.keys, layer.values))
+    questions = [
+        Question(number, "s", 40 - number, Fit(40 - number, 0, 1), "a", listed=False, group=None) for number in range(3)
+    ]
+
+    of_all = Answering.of(questions, model.config, torch.float32, batch_size=None, processes=1, longest=20)
+    of_two = Answering.of(questions, model.config, torch.bfloat16, batch_size=1, processes=2, longest=20)
+
+    assert of_all == (3, 40, held)
+    assert of_two == (1, 40, held / 6)
+    assert [of_all.that_fit(room) for room in (-1, held - 1, held, 2 * held)] == [0, 2, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("answering", "expected"),
+    [
+        (Answering(8, 1000, 20 * GIB), []),
+        (
+            Answering(8, 1000, 23 * GIB),
+            ["scoring does not fit beside weights and optimizer; --eval_batch_size 7 would"],
+        ),
+        (Answering(1, 8000, 23 * GIB), ["scoring does not fit beside weights and optimizer; fewer --num_crops or"]),
+        (None, []),
+    ],
+)
+def test_scores_that_do_not_fit_are_told_the_batch_that_would(
+    data: Path, answering: Answering | None, expected: list[str]
+) -> None:
+    """Of 24 GiB a tenth is left, and the tiny model takes 6 MB."""
+    told = replace(known(config(data, dry_run=True, gpu_memory=24)), answering=answering)
+
+    first, *more = verdict(told, 24)
+
+    assert first.startswith("fits 24 GiB")
+    assert [line[: len(start)] for line, start in zip(more, expected, strict=True)] == expected
 
 
 def test_without_a_tokenizer_every_figure_of_texts_is_a_bound(data: Path, tmp_path: Path) -> None:
