@@ -6,6 +6,7 @@ Source: the tokenizer and processing_phi3_v.py of microsoft/Phi-3.5-vision-instr
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Grid(NamedTuple):
     columns: int
 
 
+@lru_cache(maxsize=4096)  # asked several times for each image, and images of one source are of few sizes
 def crop_grid(width: int, height: int, num_crops: int) -> Grid:
     """Return the crops of an image of `width` x `height` pixels, the view of the whole image not counted.
 

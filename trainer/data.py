@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -133,6 +134,12 @@ class Records(Dataset[Conversation]):
 
     def __getitem__(self, index: int) -> Conversation:
         return Conversation.from_line(read_line_at(self.file(index), self._offsets[index]))
+
+    def __iter__(self) -> Iterator[Conversation]:
+        """Read all records in their order, opening each file once."""
+        for path in self.paths:
+            for line in read_lines(path):
+                yield Conversation.from_line(line.data)
 
     def file(self, index: int) -> Path:
         """Return the file that a record is in."""

@@ -140,10 +140,11 @@ class Encoder:
             RecordError: as `__call__`.
         """
         every = [segments(record, answered=answered) for record in records]
-        texts = [part.text for parts in every for part in parts if part.text]
-        found = iter(self._processor.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        texts = list(dict.fromkeys(part.text for parts in every for part in parts if part.text))
+        found = self._processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        length = dict(zip(texts, map(len, found), strict=True))
         for parts in every:
-            counts = [(len(next(found)), part.supervised) for part in parts if part.text]
+            counts = [(length[part.text], part.supervised) for part in parts if part.text]
             order = tuple(part.image for part in parts if part.image)
             labelled = sum(count for count, supervised in counts if supervised)
             yield Texts(1 + sum(count for count, _ in counts) + len(order), labelled, order)

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from phi3v.schema import Conversation, UserError
@@ -180,9 +181,9 @@ class Fits:
         Raises:
             UserError: the header of an image cannot be read, and `on_error` is `fail`.
         """
-        for start in range(0, len(records), _AT_ONCE):
-            block = [records[number] for number in range(start, min(start + _AT_ONCE, len(records)))]
-            for number, (record, texts) in enumerate(zip(block, encoder.count_texts(block), strict=True), start):
+        reading = iter(records)
+        while block := list(islice(reading, _AT_ONCE)):
+            for record, texts in zip(block, encoder.count_texts(block), strict=True):
                 try:
                     result = fit(record, encoder, max_length, texts=texts, sizes=sizes)
                 except UserError as error:
@@ -190,7 +191,7 @@ class Fits:
                         raise
                     result = Skipped("image", str(error).splitlines()[0])
                 if isinstance(result, Skipped):
-                    self.skipped[number] = result
+                    self.skipped[len(self)] = result
                     result = Fit(0, 0, 0)
                 self.append(result)
-                yield number + 1
+                yield len(self)

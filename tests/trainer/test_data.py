@@ -69,6 +69,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_records_of_several_files_in_order(write: Callable[..., Path]) -> None:
     records = Records([write("a.jsonl", 3), write("b.jsonl", 2)])
 
+    assert list(records) == [records[number] for number in range(5)]
     assert [record.id for record in map(records.__getitem__, range(len(records)))] == [
         "a.jsonl-0",
         "a.jsonl-1",
