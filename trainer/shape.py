@@ -90,14 +90,9 @@ def weightless(
         dtype: that the run loads it in.
         attention: as `load_model` takes it.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device("meta"):
-            model = Phi3VForCausalLM._from_config(shape, attn_implementation=attention)  # noqa: SLF001  # its only name
-    finally:
-        torch.set_default_dtype(before)
     with torch.device("meta"):
+        # By its only name; without a type it would take that of the file, in which the released weights are stored.
+        model = Phi3VForCausalLM._from_config(shape, dtype=dtype, attn_implementation=attention)  # noqa: SLF001
         adapted = adapt(model, config)
     base: Phi3VForCausalLM = adapted.get_base_model() if config.adapters else adapted  # type: ignore[operator,assignment]
     if config.use_qlora:

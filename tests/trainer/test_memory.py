@@ -86,6 +86,18 @@ def test_weights_gradients_and_moments_are_those_of_real_tensors(options: dict[s
         assert asked.parameters == sum(weight.numel() for weight in model.parameters())
 
 
+@pytest.mark.parametrize("options", [{}, {"use_lora": True}], ids=str)
+def test_weights_are_counted_as_the_run_loads_them_and_not_as_they_are_stored(options: dict[str, Any]) -> None:
+    stored = tiny()
+    stored.dtype = torch.bfloat16
+
+    for kind in ("fp32", "bf16"):
+        asked, plain = (scenario(shape, Layout("single", 1), kind=kind, **options) for shape in (stored, tiny()))
+
+        assert asked.states == plain.states
+        assert asked.states.weights > 0
+
+
 def test_the_released_models_are_as_large_as_they_are() -> None:
     """4,146,621,440 parameters, as their files have them."""
     full = scenario(released(), Layout("single", 1))
