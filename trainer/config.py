@@ -226,7 +226,8 @@ class TrainConfig:
         if self.use_qlora and engines:
             fix = "leave it out: adapters on 4 bits take DDP, a whole model on each GPU"
             raise UserError(f"{engines[0]} does not divide weights of 4 bits", fix=fix)
-        if self.offload_optimizer and (self.adapters or self.fsdp or self.deepspeed == "none"):
+        engine = "none" if self.deepspeed is None and (self.adapters or self.fsdp) else self.deepspeed
+        if self.offload_optimizer and engine == "none":
             fix = "add --deepspeed zero2, or leave it out"
             raise UserError("--offload_optimizer is DeepSpeed's", fix=fix)
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -162,13 +163,18 @@ def explained(error: RuntimeError) -> UserError | None:
 
 
 def turn_on_fsdp(trainer: Any) -> None:
-    """Put FSDP2 on where accelerate leaves it off without a word: on CPUs (accelerate 1.15, `AcceleratorState`)."""
+    """Put FSDP2 on where accelerate 1.15 leaves it off without a word: on CPUs, and in a process by itself."""
     from accelerate import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     state = trainer.accelerator.state
     if trainer.is_fsdp_enabled:
         return
+    if not torch.distributed.is_initialized():  # one process by itself: a group of one
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # it is exported
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # it is exported
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
     if trainer.accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(trainer.accelerator.mixed_precision)

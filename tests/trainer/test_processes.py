@@ -33,7 +33,7 @@ STEPS = 10
 STRATEGIES = {
     "ddp": ["--deepspeed", "none"],
     "zero2": ["--deepspeed", "zero2"],
-    "zero2, optimizer on the CPU": ["--offload_optimizer"],
+    "zero2, optimizer on the CPU": ["--deepspeed", "zero2", "--offload_optimizer"],
     "zero3": ["--deepspeed", "zero3"],
     "fsdp2": ["--fsdp"],
 }

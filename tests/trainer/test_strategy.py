@@ -32,6 +32,7 @@ def config(**options: Any) -> TrainConfig:
         ({"deepspeed": "none"}, 8, True, "ddp"),
         ({"deepspeed": "zero3"}, 1, True, "zero3"),
         ({"offload_optimizer": True}, 1, True, "zero2"),
+        ({"offload_optimizer": True, "use_lora": True, "deepspeed": "zero2"}, 2, True, "zero2"),
         ({"fsdp": True}, 8, True, "fsdp2"),
     ],
 )
@@ -180,3 +181,9 @@ def test_how_many_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None
         launch.count("8")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert launch.count("8") == 1
+
+
+@pytest.mark.parametrize("options", [{"use_lora": True}, {"fsdp": True}, {"deepspeed": "none"}], ids=str)
+def test_the_optimizer_on_the_cpu_is_deepspeeds_alone(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--offload_optimizer is DeepSpeed's"):
+        config(offload_optimizer=True, **options)
