@@ -183,8 +183,8 @@ class Encoder:
         return self._opened(record, number, lambda image: dict(prepare(image, num_crops=num_crops)))
 
     def _size_of(self, record: Conversation, number: int, known: Mapping[str, Size]) -> Size:
-        size = known.get(record.images[number - 1])
-        if size:
+        """Return the size of an image, counted from 1: as it is known, if the model takes it, else by opening it."""
+        if size := known.get(record.images[number - 1]):
             with suppress(ValueError):  # opening it says which record it belongs to
                 image_tokens(*size, self.num_crops)
                 return size

@@ -173,7 +173,6 @@ def turn_on_fsdp(trainer: Any) -> None:
     if not torch.distributed.is_initialized():  # one process by itself: a group of one
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # it is exported
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # it is exported
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
     if trainer.accelerator.mixed_precision != "no":
